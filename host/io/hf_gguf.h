@@ -1,0 +1,54 @@
+/* hf_gguf.h: what a Hugging Face folder and a GGUF file say in different words: tensor names,
+ * the order of q and k rows, configuration, tokenizer, chat template.
+ *
+ * Architectures: "llama" (LlamaForCausalLM, MistralForCausalLM), "qwen2" (Qwen2ForCausalLM),
+ * "qwen3" (Qwen3ForCausalLM). Others: NIB_ERR_UNSUPPORTED with the name and this list.
+ */
+#ifndef NIB_HF_GGUF_H
+#define NIB_HF_GGUF_H
+
+#include "host/io/gguf.h"
+
+/* HF's name of a GGUF tensor and back, into text. NIB_ERR_UNSUPPORTED for a name without a
+ * counterpart. "<name>.scale" style side tensors are the caller's business. */
+nib_status nib_name_gguf_to_hf(const char *gguf_name, char *text, size_t text_bytes);
+nib_status nib_name_hf_to_gguf(const char *hf_name, char *text, size_t text_bytes);
+
+/* GGUF of architecture "llama" holds the rows of q_proj and k_proj (weights and biases) in
+ * another order: within a head of d rows, GGUF row 2j + t = HF row t * d/2 + j, t in {0, 1}.
+ * Returns the number of heads whose rows are permuted, or 0 for every other tensor. */
+typedef struct nib_gguf_heads {
+    int32_t permuted; /* 1 for architecture "llama" */
+    int32_t q, kv;
+} nib_gguf_heads;
+int32_t nib_permuted_heads(const nib_gguf_heads *heads, const char *hf_name);
+/* GGUF's row that holds HF's row, of rows in all; and back. rows % (2 * heads) == 0. */
+int64_t nib_gguf_row_of_hf(int64_t hf_row, int64_t rows, int32_t heads);
+int64_t nib_hf_row_of_gguf(int64_t gguf_row, int64_t rows, int32_t heads);
+
+/* Small files made in memory: name and content, both malloc'd. */
+typedef struct nib_text_file {
+    char  *name;
+    char  *data;
+    size_t bytes;
+} nib_text_file;
+typedef struct nib_text_files {
+    nib_text_file *items;
+    size_t         count;
+} nib_text_files;
+void       nib_text_files_free(nib_text_files *files);
+nib_status nib_text_files_add(nib_text_files *files, const char *name, const char *data,
+                              size_t bytes); /* copies */
+
+/* config.json, generation_config.json, tokenizer.json (or tokenizer.model), tokenizer_config.json,
+ * special_tokens_map.json and, when there is one, chat_template.jinja, from GGUF metadata.
+ * torch_dtype: "float32", "float16" or "bfloat16", of the tensors that stay unquantized.
+ * tied: 1 if the file has no "output.weight". */
+nib_status nib_hf_files_from_gguf(const nib_gguf *gguf, const char *torch_dtype,
+                                  nib_text_files *files, nib_gguf_heads *heads);
+
+/* The reverse: metadata of a GGUF file from the folder's config.json, tokenizer.json or
+ * tokenizer.model, tokenizer_config.json, generation_config.json, chat_template.jinja. */
+nib_status nib_gguf_meta_from_hf(const char *folder, nib_gguf_meta *meta, nib_gguf_heads *heads);
+
+#endif

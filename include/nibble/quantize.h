@@ -1,0 +1,149 @@
+/* quantize.h: plain matrices to packed ones and back, scale layouts, error statistics.
+ *
+ * Everything here but nib_quantize_stats is asynchronous: a CUDA call is enqueued on exec's
+ * stream, a CPU call returns when done. Nothing is allocated. Buffers belong to the caller and
+ * live where exec's device computes; inputs and outputs must not overlap. The bytes that are
+ * written are the same for every backend, instruction set and thread count.
+ *
+ * exec. Each function returns NIB_ERR_ARGUMENT if exec or exec->device is NULL, exec->size is
+ * smaller than the first version's, threads is outside 0..1024, or a stream is given to the CPU.
+ *
+ * Matrices. Each function that takes a nib_matrix returns NIB_ERR_ARGUMENT for NULL (data may
+ * be NULL when rows or cols is 0) or an unknown dtype, NIB_ERR_SHAPE for a negative size, for
+ * ld_elems < cols, or for rows * ld_elems * 4 over INT64_MAX, and NIB_ERR_ALIGNMENT for data
+ * not aligned to its element. One that takes a nib_packed returns NIB_ERR_ARGUMENT for NULL, a
+ * size smaller than the first version's, an invalid format, code order or scale layout, NULL
+ * codes or scales (allowed when there are none), or a tensor_scale that is NULL for a format
+ * that has one or given for one that has none; NIB_ERR_SHAPE for bad sizes or ld_codes_bytes
+ * below nib_codes_row_bytes; NIB_ERR_UNSUPPORTED for NIB_CODES_GGUF_HALVES with an element
+ * that is not 4 bits wide or cols that is no multiple of the block. A backend that lacks an
+ * operation gives NIB_ERR_UNSUPPORTED. rows == 0 or cols == 0 succeeds and writes no codes.
+ */
+#ifndef NIBBLE_QUANTIZE_H
+#define NIBBLE_QUANTIZE_H
+
+#include "nibble/device.h"
+#include "nibble/format.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How a block's scale is chosen. Errors are sums over the block of squared (MSE) or absolute
+ * (MAE) differences x - value in f32, added in the order of kernels/common/search.h. */
+typedef enum nib_scale_choice {
+    NIB_SCALE_AMAX              = 0, /* from the block's amax, by the rules */
+    NIB_SCALE_MSE               = 1, /* least MSE of at most 8 candidates around the amax scale.
+                                        Mean MSE within 1 % of NIB_SCALE_MSE_FULL on Gaussian
+                                        and Laplacian blocks; see tests/search_test.c */
+    NIB_SCALE_MSE_FULL          = 2, /* least MSE of all 126 E4M3 scales, or 254 E8M0 ones */
+    NIB_SCALE_FOUR_OVER_SIX_MSE = 3, /* the better of amax -> 6 and amax -> 4 with M = 6 * 256;
+                                        E2M1 with E4M3 scales only. arXiv:2512.02010 */
+    NIB_SCALE_FOUR_OVER_SIX_MAE = 4
+} nib_scale_choice;
+
+typedef enum nib_rounding {
+    NIB_ROUND_NEAREST    = 0, /* ties by rules.ties */
+    NIB_ROUND_STOCHASTIC = 1  /* up with the probability of the distance from below; scales
+                                 still round to nearest. See random below */
+} nib_rounding;
+
+typedef struct nib_quantize_options {
+    uint32_t         size;         /* sizeof(nib_quantize_options) */
+    nib_scale_choice scale_choice;
+    nib_rounding     rounding;
+    const nib_rules *rules;        /* NULL: NIB_RULES_TE */
+    const float     *tensor_amax;  /* NULL: dst->tensor_scale is read. Else the amax of the
+                                      tensor (or of all that share its scale), where the device
+                                      computes: the tensor scale follows from it by the rules
+                                      and is written to dst->tensor_scale */
+    const uint64_t  *random;       /* STOCHASTIC: seed and offset, where the device computes.
+                                      Element i = row * cols + col takes word i % 4 of
+                                      Philox4x32-10(counter = offset + i / 4, key = seed) */
+} nib_quantize_options;
+
+/* dst = quantize(src). Blocks run along rows.
+ *
+ *   src      rows x cols as dst
+ *   options  NULL: amax, nearest, TransformerEngine's rules, tensor scale given
+ *   dst      in: all but the buffers' contents, and *tensor_scale unless tensor_amax is given
+ *            out: codes, scales with zeroed padding, *tensor_scale if tensor_amax is given
+ *
+ * Bits between the last code of a row and the end of its last byte are zero; bytes from there
+ * to ld_codes_bytes are left alone. A tensor scale that is not finite and > 0 counts as 1.
+ *
+ * Also returns NIB_ERR_ARGUMENT for an option outside its enum, a rules member outside its
+ * range, or random NULL with stochastic rounding; NIB_ERR_SHAPE if the sizes of src and dst
+ * differ; NIB_ERR_UNSUPPORTED for tensor_amax with a format that has no tensor scale, or
+ * four-over-six with a format other than E2M1 by E4M3. */
+nib_status nib_quantize(const nib_exec *exec, const nib_matrix *src,
+                        const nib_quantize_options *options, const nib_packed *dst);
+
+/* dst = element(code) * step, step = scale * tensor scale: two f32 products, then one rounding
+ * to dst's dtype (nearest even; overflow gives Inf as IEEE 754 says). A NaN scale gives NaN;
+ * any other step is finite or the overflow of its product.
+ * Also returns NIB_ERR_SHAPE if the sizes of src and dst differ. */
+nib_status nib_dequantize(const nib_exec *exec, const nib_packed *src, const nib_matrix *dst);
+
+/* *amax = the largest |x| of src's finite elements, 0 if there is none.
+ *
+ *   amax       1 float where the device computes
+ *   nonfinite  NULL, or 1 uint64 where the device computes: the number of NaN and Inf
+ *
+ * Exact, so that merging parts by max and sum gives the whole. */
+nib_status nib_amax(const nib_exec *exec, const nib_matrix *src, float *amax,
+                    uint64_t *nonfinite);
+
+/* amax[r] = the largest finite |x| of row r, 0 if there is none. amax: src->rows floats. */
+nib_status nib_amax_rows(const nib_exec *exec, const nib_matrix *src, float *amax);
+
+/* The two factors of a tensor whose amax is known on the host, for writers of files.
+ *
+ *   rules         NULL: NIB_RULES_TE
+ *   scale_choice  four-over-six has its own M
+ *   source        the dtype of the weights (NIB_TENSOR_SOURCE rounds to it)
+ *   encode        S, what compressed-tensors stores as weight_global_scale
+ *   decode        t, the multiplier: what nib_quantize writes to *tensor_scale
+ *
+ * Host memory, any thread, no device. Returns NIB_ERR_ARGUMENT for a NULL pointer, an unknown
+ * enum, an amax that is negative or not finite, NIB_ERR_UNSUPPORTED for a format without a
+ * tensor scale. */
+nib_status nib_tensor_scale(nib_format format, const nib_rules *rules,
+                            nib_scale_choice scale_choice, nib_dtype source, float amax,
+                            float *encode, float *decode);
+
+/* Copies scales of rows x scale_cols from one layout to the other; padding is written as 0.
+ * src and dst are where the device computes; swizzled buffers hold
+ * up(rows, 128) * up(scale_cols, 4) bytes. Returns NIB_ERR_ARGUMENT for a NULL buffer or an
+ * unknown layout, NIB_ERR_SHAPE for a negative size or a padded size over INT64_MAX. */
+nib_status nib_relayout_scales(const nib_exec *exec, int64_t rows, int64_t scale_cols,
+                               nib_scale_layout from, const uint8_t *src,
+                               nib_scale_layout to, uint8_t *dst);
+
+/* What quantizing cost. Host memory. Sums run in f64, in one fixed order. */
+typedef struct nib_quantize_report {
+    uint32_t size;            /* sizeof(nib_quantize_report) */
+    uint32_t reserved;        /* 0 */
+    uint64_t elements;
+    uint64_t nonfinite;       /* NaN and Inf in the source: not in the figures below */
+    uint64_t flushed;         /* finite and not zero, stored as zero */
+    uint64_t saturated;       /* stored as the largest element, and further than it from 0 */
+    double   max_error;       /* largest |x - value| */
+    double   sum_sq_error;    /* sum of (x - value)^2 */
+    double   sum_sq;          /* sum of x^2 */
+    uint64_t code_count[256]; /* uses of each code; 16, 64 or 256 of them can occur */
+    uint64_t scale_count[256];
+} nib_quantize_report;
+
+/* Adds src's error against packed to *report, which the caller sets to zeros (but size) before
+ * the first call. MSE = sum_sq_error / elements; SNR in dB = 10 log10(sum_sq / sum_sq_error).
+ * Synchronising. Also returns NIB_ERR_ARGUMENT for report NULL or a size smaller than the
+ * first version's, NIB_ERR_SHAPE if the sizes of src and packed differ. */
+nib_status nib_quantize_stats(const nib_exec *exec, const nib_matrix *src,
+                              const nib_packed *packed, nib_quantize_report *report);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
