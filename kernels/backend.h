@@ -71,6 +71,20 @@ extern const nib_scalar_ops nib_scalar_cpu;
 /* NULL when this processor, or this build, does not have it. */
 const nib_backend *nib_backend_cpu_avx2(void);
 
+/* What this machine can do at best: the limits that a benchmark holds kernels against. Each uses
+ * threads threads (>= 1) on equal parts of the buffers, which are 64-byte aligned. */
+typedef struct nib_bench_ops {
+    void (*read)(const void *src, size_t bytes, int32_t threads); /* loads and sums every byte */
+    void (*copy)(void *dst, const void *src, size_t bytes, int32_t threads); /* memcpy */
+    void (*nt_copy)(void *dst, const void *src, size_t bytes, int32_t threads);
+    void (*nt_fill)(void *dst, size_t bytes, int32_t threads); /* nt_: non-temporal stores, where
+                                                                  the processor has them */
+    /* Independent f32 multiply-adds; returns the operations that all threads did, 2 for each. */
+    double (*fma_flops)(int64_t iterations, int32_t threads);
+} nib_bench_ops;
+
+extern const nib_bench_ops nib_bench_cpu;
+
 /* Largest useful number of threads; what exec->threads == 0 means. */
 int32_t nib_cpu_max_threads(void);
 

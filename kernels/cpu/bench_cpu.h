@@ -1,0 +1,22 @@
+/* bench_cpu.h: the loops behind nib_bench_cpu, for one thread's part. */
+#ifndef NIB_BENCH_CPU_H
+#define NIB_BENCH_CPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define NIB_BENCH_GRAIN  256 /* bytes: a part is a multiple of it, 64-byte aligned */
+#define NIB_BENCH_CHAINS 96  /* independent multiply-adds of one iteration */
+
+typedef struct nib_bench_loops {
+    uint32_t (*read)(const void *src, size_t bytes);
+    void     (*nt_copy)(void *dst, const void *src, size_t bytes);
+    void     (*nt_fill)(void *dst, size_t bytes);
+    float    (*fma)(int64_t iterations); /* the result keeps the loop alive */
+} nib_bench_loops;
+
+#if defined(__x86_64__)
+extern const nib_bench_loops nib_bench_loops_avx2;
+#endif
+
+#endif

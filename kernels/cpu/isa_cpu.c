@@ -1,0 +1,26 @@
+/* isa_cpu.c: the tables of the CPU backends, and which of them this processor runs. Compiled
+ * for the base instruction set, as is everything that runs before the check. */
+#include "isa_cpu.h"
+
+#include <omp.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+int nib_cpu_has_avx2(void)
+{
+#if defined(__x86_64__)
+    unsigned a, b, c, d; /* clang 14's __builtin_cpu_supports does not know f16c */
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+        && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+#else
+    return 0;
+#endif
+}
+
+int32_t nib_cpu_max_threads(void)
+{
+    const int n = omp_get_max_threads();
+    return n < 1 ? 1 : n > 1024 ? 1024 : n;
+}
