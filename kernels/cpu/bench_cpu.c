@@ -66,8 +66,7 @@ static void bench_read(const void *src, size_t bytes, int32_t threads)
         size_t whole, n;
         const uint8_t *p = (const uint8_t *)src + own_part(bytes, &whole, &n);
         const uint32_t sum = loops->read(p, whole) + plain_read(p + whole, n - whole);
-#pragma omp atomic write
-        sink = sum;
+        __atomic_store_n(&sink, sum, __ATOMIC_RELAXED);
     }
 }
 
@@ -114,8 +113,7 @@ static double bench_fma_flops(int64_t iterations, int32_t threads)
 #pragma omp parallel num_threads(threads)
     {
         const float sum = loops->fma(iterations);
-#pragma omp atomic write
-        sink = (uint32_t)(sum > 0.0f);
+        __atomic_store_n(&sink, (uint32_t)(sum > 0.0f), __ATOMIC_RELAXED);
 #pragma omp single
         team = omp_get_num_threads();
     }
