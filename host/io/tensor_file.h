@@ -42,7 +42,9 @@ typedef struct nib_tensor {
     int32_t         n_dims;    /* 0: a scalar */
     int64_t         dims[NIB_TENSOR_DIMS]; /* outermost first, for GGUF too (its file has them
                                               innermost first) */
-    const uint8_t  *data;      /* mapped; NULL when bytes is 0 */
+    const uint8_t  *data;      /* mapped; NULL when bytes is 0. Not always aligned to the type:
+                                  old safetensors files begin their data anywhere, so copy
+                                  elements out (memcpy) where alignment matters */
     uint64_t        bytes;
     uint64_t        offset;    /* of data in its file */
     int32_t         file;      /* index of the file, for sharded checkpoints */
@@ -51,7 +53,8 @@ typedef struct nib_tensor {
 /* Product of dims; the parser has checked that it fits int64_t. */
 int64_t nib_tensor_elements(const nib_tensor *tensor);
 
-/* One read-only mapping. */
+/* One read-only mapping of a regular file that is not empty. Another process that cuts the file
+ * short while it is mapped makes reading it a SIGBUS. */
 typedef struct nib_mapping {
     const uint8_t *data;
     uint64_t       bytes;
@@ -60,7 +63,9 @@ typedef struct nib_mapping {
 
 nib_status nib_mapping_open(const char *path, nib_mapping *mapping);
 void       nib_mapping_close(nib_mapping *mapping);
-/* Tells the system that these bytes are not needed again soon: keeps resident memory bounded. */
+/* Tells the system that these bytes of a mapping are not needed again soon: keeps resident memory
+ * bounded. Whole pages inside the range only; reading them again is correct, it costs a fault.
+ * Never for memory that is not a nib_mapping: its content would be lost. */
 void       nib_mapping_release(const void *data, uint64_t bytes);
 
 /* A tensor that is to be written; the caller owns name. */
