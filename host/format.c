@@ -160,7 +160,9 @@ nib_status nib_rules_fill(nib_rules_preset preset, nib_format format, nib_rules 
         r.tensor = NIB_TENSOR_SOURCE;
         r.block = NIB_BLOCK_TWO_STEP;
         r.element = NIB_ELEMENT_DIVIDE_ENC;
-        r.mx = NIB_MX_EVEN;
+        r.mx = NIB_MX_EVEN_SOURCE;
+        if (nib_format_element(format) == NIB_E2M1)
+            r.zero_sign = e8m0 ? NIB_ZERO_SOURCE : NIB_ZERO_INPUT;
         r.e4m3_zero = 0x20; /* 0.125 */
         break;
     case NIB_RULES_OCP:
@@ -168,7 +170,7 @@ nib_status nib_rules_fill(nib_rules_preset preset, nib_format format, nib_rules 
         r.nonfinite = NIB_NONFINITE_NAN;
         break;
     case NIB_RULES_GGUF:
-        r.mx = NIB_MX_FLOOR;
+        r.mx = NIB_MX_FLOOR_LOG2;
         r.ties = NIB_TIES_DOWN;
         r.zero_sign = NIB_ZERO_POSITIVE;
         break;

@@ -175,7 +175,12 @@ typedef enum nib_mx_rule {      /* exponent e of an E8M0 scale, clamped to [-127
     NIB_MX_FLOOR      = 1,      /* floor(log2 a) - emax. OCP MX v1.0 section 6.3 */
     NIB_MX_EVEN       = 2,      /* floor(log2 of a rounded to the element's mantissa) - emax */
     NIB_MX_CEIL       = 3,      /* ceil(log2 a) - emax */
-    NIB_MX_RCEIL_LOG2 = 4       /* ceil of the f32 log2 of the f32 quotient a / E. ModelOpt */
+    NIB_MX_RCEIL_LOG2 = 4,      /* ceil of the f32 log2 of the f32 quotient a / E. ModelOpt */
+    NIB_MX_FLOOR_LOG2 = 5,      /* floor of the f32 log2 of a, - emax. ggml */
+    NIB_MX_EVEN_SOURCE = 6      /* EVEN on the bits of the source's dtype; mantissa of 3 bits
+                                   for E2M3, 1 for all others. An f16 source whose amax is
+                                   below 0.75 * 2^-14 (E2M3: 0.9375 * 2^-14) gets e = 0, even
+                                   if it is 0. compressed-tensors */
 } nib_mx_rule;
 
 typedef enum nib_tie_rule {
@@ -183,11 +188,13 @@ typedef enum nib_tie_rule {
     NIB_TIES_DOWN = 1           /* toward the smaller magnitude. ModelOpt's MXFP4, GGUF */
 } nib_tie_rule;
 
-typedef enum nib_zero_rule {    /* sign of a code whose magnitude is 0 */
+typedef enum nib_zero_rule {    /* sign of a code whose magnitude is 0; input: scaled, in f32 */
     NIB_ZERO_KEEP     = 0,      /* the input's sign */
     NIB_ZERO_INPUT    = 1,      /* negative only if the input is < 0: -0 gives +0 */
     NIB_ZERO_POSITIVE = 2,      /* never negative */
-    NIB_ZERO_MODELOPT = 3       /* negative unless the input is > 0. ModelOpt's MXFP4 */
+    NIB_ZERO_MODELOPT = 3,      /* negative unless the input is > 0. ModelOpt's MXFP4 */
+    NIB_ZERO_SOURCE   = 4       /* as INPUT, of the scaled input rounded to the source's dtype.
+                                   compressed-tensors' MXFP4 */
 } nib_zero_rule;
 
 typedef enum nib_nonfinite_rule {
@@ -213,7 +220,7 @@ typedef enum nib_rules_preset {
     NIB_RULES_MODELOPT           = 1, /* NVFP4QTensor, MXFP4QTensor */
     NIB_RULES_COMPRESSED_TENSORS = 2,
     NIB_RULES_OCP                = 3, /* MX v1.0: FLOOR, NaN scales */
-    NIB_RULES_GGUF               = 4  /* ggml's MXFP4: FLOOR, ties down, no -0 */
+    NIB_RULES_GGUF               = 4  /* ggml's MXFP4: FLOOR_LOG2, ties down, no -0 */
 } nib_rules_preset;
 
 /* Fills *rules with a preset for this format (ModelOpt's NVFP4 and MXFP4 differ in ties and

@@ -23,7 +23,7 @@ enum { NIB_T_ENCODE, NIB_T_DECODE, NIB_T_SOURCE };
 enum { NIB_B_FOLDED, NIB_B_DIVIDE, NIB_B_TWO_STEP };
 enum { NIB_E_RECIPROCAL, NIB_E_DIVIDE, NIB_E_DIVIDE_ENC };
 enum { NIB_TIE_EVEN, NIB_TIE_DOWN };
-enum { NIB_Z_KEEP, NIB_Z_INPUT, NIB_Z_POSITIVE, NIB_Z_MODELOPT };
+enum { NIB_Z_KEEP, NIB_Z_INPUT, NIB_Z_POSITIVE, NIB_Z_MODELOPT, NIB_Z_SOURCE };
 enum { NIB_NF_SATURATE, NIB_NF_NAN };
 
 /* A format and its rules, unpacked; one per call. */
@@ -120,6 +120,8 @@ NIB_HD uint32_t nib_e4m3_scale_byte(const nib_tensor_math *m, float v)
 NIB_HD uint32_t nib_block_scale(const nib_tensor_math *m, float a)
 {
     if (m->rules.e4m3_scale) return nib_e4m3_scale_byte(m, nib_block_scale_value(m, a));
+    if (m->rules.mx == NIB_MX_RULE_EVEN_SOURCE)
+        return nib_e8m0_even_source(m->rules.element, m->rules.source == NIB_DT_F16, a);
     return nib_e8m0_from_amax(m->rules.element, m->rules.mx, a);
 }
 
@@ -172,6 +174,7 @@ NIB_HD uint32_t nib_code_sign(int zero_sign, float y, uint32_t magnitude)
     const uint32_t negative = nib_bits_of(y) >> 31;
     switch (zero_sign) {
     case NIB_Z_KEEP:     return negative;
+    case NIB_Z_SOURCE:
     case NIB_Z_INPUT:    return y < 0.0f;
     case NIB_Z_POSITIVE: return magnitude ? negative : 0;
     default:             return !(y > 0.0f);
@@ -190,6 +193,7 @@ NIB_HD uint32_t nib_block_code(const nib_tensor_math *m, nib_block_unit u, float
     const uint32_t magnitude = stochastic ? nib_encode_stochastic(t, a, word)
                              : m->rules.ties == NIB_TIE_DOWN ? nib_encode_ties_down(t, a)
                                                              : nib_encode_nearest(t, a);
+    if (m->rules.zero_sign == NIB_Z_SOURCE) y = nib_round_to_dtype(m->rules.source, y);
     return magnitude | nib_code_sign(m->rules.zero_sign, y, magnitude) << (t.bits - 1);
 }
 

@@ -10,9 +10,11 @@ typedef struct nib_philox4 {
     uint32_t word[4];
 } nib_philox4;
 
-NIB_HD nib_philox4 nib_philox(uint64_t counter, uint64_t key)
+/* The whole generator; low and high are the halves of its 128-bit counter. */
+NIB_HD nib_philox4 nib_philox128(uint64_t low, uint64_t high, uint64_t key)
 {
-    uint32_t c0 = (uint32_t)counter, c1 = (uint32_t)(counter >> 32), c2 = 0, c3 = 0;
+    uint32_t c0 = (uint32_t)low, c1 = (uint32_t)(low >> 32);
+    uint32_t c2 = (uint32_t)high, c3 = (uint32_t)(high >> 32);
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int round = 0; round < 10; round++) {
         const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
@@ -22,6 +24,11 @@ NIB_HD nib_philox4 nib_philox(uint64_t counter, uint64_t key)
     }
     const nib_philox4 out = { { c0, c1, c2, c3 } };
     return out;
+}
+
+NIB_HD nib_philox4 nib_philox(uint64_t counter, uint64_t key)
+{
+    return nib_philox128(counter, 0, key);
 }
 
 /* The random word of element i; see nib_quantize_options.random. */

@@ -14,6 +14,8 @@
 #define NIB_MX_RULE_EVEN       2
 #define NIB_MX_RULE_CEIL       3
 #define NIB_MX_RULE_RCEIL_LOG2 4
+#define NIB_MX_RULE_FLOOR_LOG2 5
+#define NIB_MX_RULE_EVEN_SOURCE 6
 
 /* v >= 0, not NaN; nearest even, saturating at 448. */
 NIB_HD uint32_t nib_e4m3_from_f32(float v)
@@ -41,22 +43,37 @@ NIB_HD int nib_split(float a, uint32_t *f)
     return e;
 }
 
-/* ceil(log2f(q)) where log2f is correctly rounded to f32: with q = 2^k (1 + f/2^23), a tiny
- * log2(1 + f/2^23) vanishes in k's rounding. It does when it is at most half the spacing of
- * f32 numbers just above k (k > 0), just below |k| (k < 0), and never when k = 0. */
+/* p, with 2^p <= |k| < 2^(p+1): just inside of k, log2f's results are 2^(p - 23) apart. */
+NIB_HD int nib_log2_spacing(int k)
+{
+    const int n = k > 0 ? k : k < 0 ? -k - 1 : 0;
+    int p = 0;
+    while (n >> (p + 1)) p++;
+    return p;
+}
+
+/* ceil(log2f(q)) and floor(log2f(q)) for q > 0 and a log2f that is correctly rounded to f32: a
+ * log2 within half a spacing of an integer becomes that integer. With q = 2^k (1 + f/2^23),
+ * log2(1 + f/2^23) is f * log2(e) / 2^23 for the few f at issue near 0, and 1 - log2 of the few
+ * near 2 half as much for each step down from 2^23. 369/256 stands for log2(e) = 1.4427.
+ * torch.log2 on a CPU, numpy's and glibc's log2f agree (tests/scale_test.c). */
 NIB_HD int nib_ceil_log2f(float q)
 {
     uint32_t f;
     const int k = nib_split(q, &f);
-    if (f == 0) return k;
-    if (k == 0) return 1;
-    const int n = k > 0 ? k : -k - 1; /* log2 q lies in (n, n+1) by magnitude */
-    int spacing = 0;                  /* log2 of 2^23 * (spacing of f32 around there) */
-    while (n >> (spacing + 1)) spacing++;
-    if (n == 0) spacing = -1;         /* k = -1: |log2 q| in (0.5, 1) for the small f at issue */
-    /* log2(1 + f/2^23) * 2^23 = f * 1.442695 for these small f; half spacing is 2^(spacing-1) */
-    const float half = 0.5f * nib_pow2(spacing);
-    return (float)f * 1.44269504f <= half ? k : k + 1;
+    return k + (f * 369u > 128u << nib_log2_spacing(k));
+}
+
+NIB_HD int nib_floor_log2f(float q)
+{
+    uint32_t f;
+    const int k = nib_split(q, &f);
+    return k + ((0x800000u - f) * 369u <= 256u << nib_log2_spacing(k));
+}
+
+NIB_HD uint32_t nib_e8m0_from_exponent(int e)
+{
+    return (uint32_t)((e < -127 ? -127 : e > 127 ? 127 : e) + 127);
 }
 
 /* E8M0 byte for a block of amax a (finite, >= 0); element: NIB_EL_*, rule: NIB_MX_RULE_*.
@@ -79,9 +96,25 @@ NIB_HD uint32_t nib_e8m0_from_amax(int element, int rule, float a)
         e = q > 0.0f ? nib_ceil_log2f(q) : -127;
         break;
     }
+    case NIB_MX_RULE_FLOOR_LOG2: e = nib_floor_log2f(a) - t.emax; break;
     default: e += (f > fmax) - t.emax; break; /* RCEIL: least e with a <= max * 2^e */
     }
-    return (uint32_t)((e < -127 ? -127 : e > 127 ? 127 : e) + 127);
+    return nib_e8m0_from_exponent(e);
+}
+
+/* The same by EVEN_SOURCE. On the bits of an f16, amax below 2^-14 has the exponent of 0 or,
+ * when its mantissa carries, of 2^-14; and the former's scale is 0 in f16, which becomes 1. */
+NIB_HD uint32_t nib_e8m0_even_source(int element, int is_f16, float a)
+{
+    const int m = element == NIB_EL_E2M3 ? 3 : 1, emax = nib_element_traits_of(element).emax;
+    if (is_f16 && a < nib_pow2(-14)) {
+        const float carries = nib_pow2(-14) - nib_pow2(-15 - m);
+        return nib_e8m0_from_exponent(a < carries ? 0 : -14 - emax);
+    }
+    if (!(a > 0.0f)) return 0;
+    uint32_t f;
+    const int e = nib_split(a, &f);
+    return nib_e8m0_from_exponent(e + (int)((f + (1u << (22 - m))) >> 23) - emax);
 }
 
 #endif
