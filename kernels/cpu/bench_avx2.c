@@ -14,9 +14,10 @@ static uint32_t read_sum(const void *src, size_t bytes)
         for (int i = 0; i < 8; i++) s[i] = _mm256_add_epi32(s[i], _mm256_load_si256(p + i));
     }
     for (int i = 1; i < 8; i++) s[0] = _mm256_add_epi32(s[0], s[i]);
-    const __m128i h = _mm_add_epi32(_mm256_castsi256_si128(s[0]), _mm256_extracti128_si256(s[0], 1));
-    const __m128i q = _mm_add_epi32(h, _mm_srli_si128(h, 8));
-    return (uint32_t)_mm_cvtsi128_si32(_mm_add_epi32(q, _mm_srli_si128(q, 4)));
+    const __m128i high = _mm256_extracti128_si256(s[0], 1);
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(s[0]), high);
+    const __m128i two = _mm_add_epi32(four, _mm_srli_si128(four, 8));
+    return (uint32_t)_mm_cvtsi128_si32(_mm_add_epi32(two, _mm_srli_si128(two, 4)));
 }
 
 static void nt_copy(void *dst, const void *src, size_t bytes)

@@ -1,6 +1,7 @@
 /* isa_cpu.c: the tables of the CPU backends, and which of them this processor runs. Compiled
  * for the base instruction set, as is everything that runs before the check. */
 #include "isa_cpu.h"
+#include "portable_cpu.h"
 
 #include <omp.h>
 
@@ -24,3 +25,16 @@ int32_t nib_cpu_max_threads(void)
     const int n = omp_get_max_threads();
     return n < 1 ? 1 : n > 1024 ? 1024 : n;
 }
+
+const nib_backend nib_backend_cpu_portable = {
+    .version = NIB_BACKEND_VERSION,
+    .name = "cpu portable",
+    .quantize = nib_quantize_portable,
+    .dequantize = nib_dequantize_portable,
+    .amax = nib_amax_portable,
+    .amax_rows = nib_amax_rows_portable,
+    .relayout_scales = nib_relayout_scales_cpu,
+    .quantize_stats = nib_quantize_stats_portable,
+};
+
+const nib_backend *nib_backend_cpu_avx2(void) { return NULL; }

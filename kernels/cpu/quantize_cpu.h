@@ -1,0 +1,44 @@
+/* quantize_cpu.h: one quantization, cut into spans of blocks of one row.
+ *
+ * The portable code and AVX2 differ only in their span function; what a span cannot do in
+ * vectors it hands to nib_quantize_span_portable, which takes any blocks.
+ */
+#ifndef NIB_QUANTIZE_CPU_H
+#define NIB_QUANTIZE_CPU_H
+
+#include "packed_cpu.h"
+
+typedef struct nib_quantize_job {
+    nib_tensor_math   math;
+    int               choice;     /* NIB_SC_* */
+    int               stochastic;
+    int               bits;       /* of a code */
+    int64_t           scale_cols; /* scales of a row */
+    uint64_t          seed, offset;
+    const nib_matrix *src;
+    const nib_packed *dst;
+} nib_quantize_job;
+
+/* Blocks [first, last) of a row. */
+typedef void (*nib_quantize_span)(const nib_quantize_job *job, int64_t row, int64_t first,
+                                  int64_t last);
+
+void nib_quantize_span_portable(const nib_quantize_job *job, int64_t row, int64_t first,
+                                int64_t last);
+
+/* The whole matrix, its padding and its tensor scale. */
+nib_status nib_quantize_run(const nib_launch *launch, const nib_matrix *src,
+                            const nib_quantize_request *request, const nib_packed *dst,
+                            nib_quantize_span span);
+
+/* Writes the padding of swizzled scales. */
+void nib_zero_scale_padding(int64_t rows, int64_t scale_cols, uint8_t *scales, int32_t threads);
+
+static inline void nib_quantize_store_scale(const nib_quantize_job *job, int64_t row, int64_t k,
+                                            uint32_t byte)
+{
+    const int64_t i = nib_scale_index(job->dst->scale_layout, row, k, job->scale_cols);
+    job->dst->scales[i] = (uint8_t)byte;
+}
+
+#endif

@@ -1,0 +1,15 @@
+/* scalar_cpu.c: the rules and conversions that host code needs for single numbers and rows. */
+#include "packed_cpu.h"
+
+static void tensor_scale(nib_format format, const nib_rules *rules, nib_scale_choice choice,
+                         nib_dtype source, float amax, float *encode, float *decode)
+{
+    const nib_block_rules r = nib_block_rules_of(format, rules, choice, source);
+    const nib_tensor_scales scales = nib_tensor_factors(&r, amax);
+    *encode = scales.encode;
+    *decode = scales.decode;
+}
+
+const nib_scalar_ops nib_scalar_cpu = {
+    .tensor_scale = tensor_scale,
+};
