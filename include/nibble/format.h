@@ -154,8 +154,8 @@ int64_t nib_scales_bytes(nib_format format, nib_scale_layout layout, int64_t row
 typedef enum nib_tensor_rule {  /* E4M3 scales with a tensor scale */
     NIB_TENSOR_ENCODE = 0,      /* S = min(M / A, FLT_MAX), t = 1 / S */
     NIB_TENSOR_DECODE = 1,      /* t = A / M, S = 1 / t */
-    NIB_TENSOR_SOURCE = 2       /* S = M / A rounded to the source's dtype, 1 if that overflows;
-                                   t = 1 / S. compressed-tensors */
+    NIB_TENSOR_SOURCE = 2       /* S = (1 / A) * M, both results rounded to the source's dtype,
+                                   1 if that overflows; t = 1 / S. compressed-tensors */
 } nib_tensor_rule;              /* A = 0 gives S = t = 1. A given t: S = 1 / t */
 
 typedef enum nib_block_rule {   /* E4M3 scale before its cast, which saturates at 448 */

@@ -53,10 +53,12 @@ NIB_HD nib_tensor_scales nib_tensor_factors(const nib_block_rules *r, float amax
         f.encode = nib_min(1.0f / f.decode, NIB_F32_MAX);
         return f;
     }
-    f.encode = m / amax;
     if (r->tensor == NIB_T_SOURCE) {
-        f.encode = nib_round_to_dtype(r->source, f.encode);
+        const float inverse = nib_round_to_dtype(r->source, 1.0f / amax);
+        f.encode = nib_round_to_dtype(r->source, inverse * m);
         if (!(f.encode <= NIB_F32_MAX)) f.encode = 1.0f;
+    } else {
+        f.encode = m / amax;
     }
     f.encode = nib_min(f.encode, NIB_F32_MAX);
     f.decode = 1.0f / f.encode;
