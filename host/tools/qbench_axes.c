@@ -1,0 +1,154 @@
+/* qbench_axes.c: what can be varied: one table, and the reader of lists and ranges. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "qbench.h"
+
+static const char *const backend_names[] = { "auto", "cpu", "cuda", NULL };
+static const char *const isa_names[] = { "auto", "portable", "avx2", NULL };
+static const char *const dtype_names[] = { "f32", "f16", "bf16", NULL };
+static const char *const choice_names[] = { "amax", "mse", "mse-full", "four-over-six-mse",
+                                            "four-over-six-mae", NULL };
+static const char *const layout_names[] = { "linear", "swizzled", NULL };
+static const char *const cache_names[] = { "cold", "hot", NULL };
+
+static nib_status read_format(const char *text, int64_t *value)
+{
+    nib_format format;
+    const nib_status status = nib_format_from_name(text, &format);
+    if (status == NIB_OK) *value = format;
+    return status;
+}
+
+static void write_format(int64_t value, char *text, size_t bytes)
+{
+    if (nib_format_name((nib_format)value, text, bytes) != NIB_OK) snprintf(text, bytes, "?");
+}
+
+static nib_status read_rules(const char *text, int64_t *value)
+{
+    nib_rules_preset preset;
+    const nib_status status = nib_rules_preset_from_name(text, &preset);
+    if (status == NIB_OK) *value = preset;
+    return status;
+}
+
+static void write_rules(int64_t value, char *text, size_t bytes)
+{
+    snprintf(text, bytes, "%s", nib_rules_preset_name((nib_rules_preset)value));
+}
+
+const nib_qb_axis nib_qb_axes[NIB_QB_AXES] = {
+    [NIB_QB_BACKEND] = { "backend", "NAME", "auto", "auto, cpu, cuda", backend_names,
+                         NULL, NULL, 0 },
+    [NIB_QB_ISA] = { "isa", "NAME", "auto", "instruction set of the CPU: auto, portable, avx2",
+                     isa_names, NULL, NULL, 0 },
+    [NIB_QB_FORMAT] = { "format", "NAME", "nvfp4",
+                        "nvfp4, mxfp4, mxfp8-e4m3, ... or parts such as e2m1/e4m3/64/tensor",
+                        NULL, read_format, write_format, 0 },
+    [NIB_QB_DTYPE] = { "dtype", "NAME", "f32", "of the plain matrix: f32, f16, bf16",
+                       dtype_names, NULL, NULL, 0 },
+    [NIB_QB_RULES] = { "rules", "NAME", "te", "te, modelopt, compressed-tensors, ocp, gguf",
+                       NULL, read_rules, write_rules, 0 },
+    [NIB_QB_CHOICE] = { "scale-choice", "NAME", "amax",
+                        "amax, mse, mse-full, four-over-six-mse, four-over-six-mae",
+                        choice_names, NULL, NULL, 0 },
+    [NIB_QB_LAYOUT] = { "layout", "NAME", "linear", "of the block scales: linear, swizzled",
+                        layout_names, NULL, NULL, 0 },
+    [NIB_QB_ROWS] = { "rows", "N", "4096", "rows of the matrix", NULL, NULL, NULL, 1 },
+    [NIB_QB_COLS] = { "cols", "N", "4096", "columns, the direction of the blocks",
+                      NULL, NULL, NULL, 1 },
+    [NIB_QB_THREADS] = { "threads", "N", "1", "CPU threads; 0: all", NULL, NULL, NULL, 0 },
+    [NIB_QB_CACHE] = { "cache", "NAME", "cold",
+                       "cold: each call finds its data in memory only; hot: in the caches",
+                       cache_names, NULL, NULL, 0 },
+};
+
+static int append(nib_qb_values *values, int64_t value)
+{
+    enum { MOST = 1 << 16 };
+    if (values->count >= MOST) return 0;
+    int64_t *more = realloc(values->value, ((size_t)values->count + 1) * sizeof *more);
+    if (!more) return 0;
+    values->value = more;
+    values->value[values->count++] = value;
+    return 1;
+}
+
+static int read_number(const char **text, int64_t *value)
+{
+    if (**text < '0' || **text > '9') return 0;
+    char *end;
+    errno = 0;
+    *value = strtoll(*text, &end, 10);
+    *text = end;
+    return errno == 0;
+}
+
+/* "16", "1:4096:x2" (factor) or "16:64:+16" (step); both ends belong to the range. */
+static int append_numbers(const char *text, int64_t low, nib_qb_values *values)
+{
+    int64_t first, last, step = 1;
+    int     factor = 0;
+    if (!read_number(&text, &first) || first < low) return 0;
+    last = first;
+    if (*text == ':') {
+        text++;
+        if (!read_number(&text, &last) || last < first || *text++ != ':') return 0;
+        if (*text != 'x' && *text != '+') return 0;
+        factor = *text++ == 'x';
+        if (!read_number(&text, &step) || step < 1 + factor || (factor && first == 0)) return 0;
+    }
+    if (*text) return 0;
+    while (first <= last) {
+        if (!append(values, first)) return 0;
+        if (factor ? __builtin_mul_overflow(first, step, &first)
+                   : __builtin_add_overflow(first, step, &first))
+            break;
+    }
+    return 1;
+}
+
+static int append_item(const nib_qb_axis *axis, const char *item, nib_qb_values *values)
+{
+    int64_t value;
+    if (axis->read) return axis->read(item, &value) == NIB_OK && append(values, value);
+    if (!axis->names) return append_numbers(item, axis->low, values);
+    for (int i = 0; axis->names[i]; i++)
+        if (!strcmp(axis->names[i], item)) return append(values, i);
+    return 0;
+}
+
+int nib_qb_axis_parse(nib_qb_axis_id id, const char *list, nib_qb_values *values, char *error,
+                      size_t error_bytes)
+{
+    const nib_qb_axis *axis = &nib_qb_axes[id];
+    free(values->value);
+    *values = (nib_qb_values){ 0 };
+    for (const char *at = list;; at++) {
+        const size_t n = strcspn(at, ",");
+        char item[64];
+        snprintf(item, sizeof item, "%.*s", (int)(n < sizeof item ? n : sizeof item - 1), at);
+        if (n >= sizeof item || !append_item(axis, item, values)) {
+            if (axis->names || axis->read)
+                snprintf(error, error_bytes, "--%s: unknown '%s'; the choices are %s", axis->name,
+                         item, axis->help);
+            else
+                snprintf(error, error_bytes,
+                         "--%s: '%s' is not a number >= %lld, nor a range such as 1:4096:x2 or "
+                         "16:64:+16", axis->name, item, (long long)axis->low);
+            return 0;
+        }
+        at += n;
+        if (!*at) return 1;
+    }
+}
+
+void nib_qb_axis_print(nib_qb_axis_id id, int64_t value, char *text, size_t bytes)
+{
+    const nib_qb_axis *axis = &nib_qb_axes[id];
+    if (axis->write) axis->write(value, text, bytes);
+    else if (axis->names) snprintf(text, bytes, "%s", axis->names[value]);
+    else snprintf(text, bytes, "%lld", (long long)value);
+}
