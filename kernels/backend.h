@@ -63,6 +63,9 @@ typedef struct nib_scalar_ops {
     /* Rows of codes and linear scales to GGUF's interleaved blocks and back. */
     void (*pack_gguf_row)(nib_format format, int64_t cols, const uint8_t *codes,
                           const uint8_t *scales, uint8_t *dst);
+    /* Adds b's error against a, n elements, to *report (elements, nonfinite, max_error,
+     * sum_sq_error, sum_sq of a). Equal bits, NaN and Inf included, are no error. */
+    void (*difference)(const float *a, const float *b, int64_t n, nib_quantize_report *report);
 } nib_scalar_ops;
 
 extern const nib_backend nib_backend_cpu_portable;

@@ -65,6 +65,9 @@ nib_status nib_output_done(nib_output *out, const char *step);
 /* 1 if this run or the one that is resumed said so. Thread-safe. */
 int nib_output_is_done(nib_output *out, const char *step);
 
+/* What follows first_words and a space in a step that was said, or NULL; out's. Thread-safe. */
+const char *nib_output_step(nib_output *out, const char *first_words);
+
 /* Steps that an earlier run finished. */
 size_t nib_output_resumed(const nib_output *out);
 

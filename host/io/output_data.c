@@ -176,6 +176,14 @@ int nib_output_is_done(nib_output *out, const char *step)
     return done;
 }
 
+const char *nib_output_step(nib_output *out, const char *first_words)
+{
+    pthread_mutex_lock(&out->mutex);
+    const char *rest = nib_journal_find(&out->journal, "step", first_words);
+    pthread_mutex_unlock(&out->mutex);
+    return rest;
+}
+
 size_t nib_output_resumed(const nib_output *out) { return out->journal.steps; }
 
 nib_status nib_output_close_data(nib_output *out)

@@ -158,6 +158,23 @@ int nib_journal_has(const nib_journal *journal, const char *word, const char *te
     return found;
 }
 
+/* key is a line's beginning; lines are sorted, so those that begin alike lie together. */
+static int beginning_order(const void *key, const void *line)
+{
+    return strncmp(key, line, strlen(key)) == 0 ? 0 : strcmp(key, line);
+}
+
+const char *nib_journal_find(const nib_journal *journal, const char *word, const char *text)
+{
+    const size_t bytes = strlen(word) + strlen(text) + 3;
+    char *key = malloc(bytes);
+    if (!key) return NULL;
+    snprintf(key, bytes, "%s %s ", word, text);
+    char *const *found = tfind(key, &journal->lines, beginning_order);
+    free(key);
+    return found ? *found + bytes - 1 : NULL;
+}
+
 nib_status nib_journal_flush(nib_journal *journal)
 {
     if (journal->pending_bytes == 0) return NIB_OK;

@@ -39,6 +39,8 @@ void       nib_journal_close(nib_journal *journal);
 /* Line "word text" counts from now on and is written by the next flush. */
 nib_status nib_journal_add(nib_journal *journal, const char *word, const char *text);
 int        nib_journal_has(const nib_journal *journal, const char *word, const char *text);
+/* Rest of a line "word text REST", or NULL; the journal's. */
+const char *nib_journal_find(const nib_journal *journal, const char *word, const char *text);
 nib_status nib_journal_flush(nib_journal *journal);
 
 #endif

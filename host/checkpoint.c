@@ -1,0 +1,180 @@
+/* checkpoint.c: the public calls on whole models: check, open, plan, run, commit. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "host/io/compare.h"
+#include "host/io/convert.h"
+#include "host/io/folder.h"
+#include "host/io/merge.h"
+#include "host/io/report.h"
+#include "internal.h"
+
+enum { OPTIONS_V1 = sizeof(nib_checkpoint_options) };
+
+static double seconds_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static nib_status check_cpu(const nib_exec *exec, const char *what)
+{
+    nib_launch launch;
+    const nib_backend *ops;
+    NIB_TRY(nib_exec_check(exec, what, &launch, &ops));
+    NIB_REQUIRE(nib_device_backend(exec->device) == NIB_BACKEND_CPU, NIB_ERR_UNSUPPORTED,
+                "%s: weights are in host memory: open a CPU device", what);
+    return NIB_OK;
+}
+
+static nib_status check_options(const nib_checkpoint_options *o)
+{
+    const char *what = "checkpoint_quantize";
+    NIB_REQUIRE(o, NIB_ERR_ARGUMENT, "%s: options is NULL", what);
+    NIB_REQUIRE(o->size >= OPTIONS_V1, NIB_ERR_ARGUMENT,
+                "%s: options->size is %u, at least %d is needed", what, o->size, (int)OPTIONS_V1);
+    NIB_REQUIRE(nib_target_get(o->export_as), NIB_ERR_ARGUMENT, "%s: unknown export %d", what,
+                (int)o->export_as);
+    NIB_REQUIRE(nib_format_is_valid(o->format), NIB_ERR_ARGUMENT, "%s: %#x is not a format", what,
+                o->format);
+    if (o->rules) NIB_TRY(nib_rules_check(o->rules, what));
+    NIB_REQUIRE((unsigned)o->scale_choice <= NIB_SCALE_FOUR_OVER_SIX_MAE, NIB_ERR_ARGUMENT,
+                "%s: unknown scale choice %d", what, (int)o->scale_choice);
+    NIB_REQUIRE(o->scale_choice < NIB_SCALE_FOUR_OVER_SIX_MSE
+                    || nib_format_scale(o->format) == NIB_SCALE_E4M3,
+                NIB_ERR_UNSUPPORTED, "%s: four-over-six needs E4M3 scales; MXFP4 has E8M0 ones",
+                what);
+    NIB_REQUIRE((unsigned)o->rounding <= NIB_ROUND_STOCHASTIC, NIB_ERR_ARGUMENT,
+                "%s: unknown rounding %d", what, (int)o->rounding);
+    NIB_REQUIRE((unsigned)o->nonfinite <= NIB_NONFINITE_GO_ON, NIB_ERR_ARGUMENT,
+                "%s: unknown nonfinite policy %d", what, (int)o->nonfinite);
+    NIB_REQUIRE((unsigned)o->keep_dtype <= NIB_BF16, NIB_ERR_ARGUMENT,
+                "%s: unknown keep_dtype %d", what, (int)o->keep_dtype);
+    const int whole = o->shard == 0 && o->shards == 0;
+    NIB_REQUIRE(whole || (o->shard >= 1 && o->shard <= o->shards && o->shards <= 1000000),
+                NIB_ERR_ARGUMENT, "%s: shard %d of %d", what, o->shard, o->shards);
+    NIB_REQUIRE((o->include || !o->n_include) && (o->exclude || !o->n_exclude), NIB_ERR_ARGUMENT,
+                "%s: patterns are NULL", what);
+    return NIB_OK;
+}
+
+static nib_status planned_report(const nib_plan *plan, nib_format format,
+                                 nib_checkpoint_report **out)
+{
+    nib_checkpoint_report *r = nib_report_new(plan->n_order);
+    NIB_REQUIRE(r, NIB_ERR_OUT_OF_MEMORY, "no memory for a report of %zu tensors", plan->n_order);
+    *out = r;
+    for (size_t i = 0; i < plan->n_order; i++) {
+        const nib_plan_item *item = &plan->items[plan->order[i]];
+        uint64_t bytes = 0;
+        for (int role = 0; role < NIB_ROLES; role++)
+            if (item->out[role] >= 0)
+                bytes += (uint64_t)nib_tensor_spec_bytes(&plan->outs[item->out[role]].spec);
+        const char *type = !item->quantize     ? nib_tensor_type_get(item->stored)->name
+                         : format == NIB_NVFP4 ? "NVFP4" : "MXFP4";
+        NIB_TRY(nib_report_tensor(r, i, item->src, type, bytes, item->quantize));
+    }
+    return NIB_OK;
+}
+
+static nib_status write_output(const nib_exec *exec, const nib_model *model, const char *dst,
+                               const nib_checkpoint_options *o, const nib_plan *plan,
+                               nib_checkpoint_report *report)
+{
+    nib_output *out;
+    NIB_TRY(nib_output_begin(dst, plan->target->is_folder, o->force, o->resume,
+                             plan->fingerprint, &out));
+    nib_status status = nib_convert_run(exec, o, plan, out, report);
+    if (status == NIB_OK && plan->target->is_folder)
+        status = nib_folder_finish(model, o, plan, out);
+    const double start = seconds_now();
+    if (status == NIB_OK) status = nib_output_commit(out);
+    report->seconds_write += seconds_now() - start;
+    if (status == NIB_OK) return NIB_OK;
+    /* A stop or a full disk can be mended and the run resumed; a bad weight cannot. */
+    nib_output_abort(out, status == NIB_ERR_CANCELLED || status == NIB_ERR_IO);
+    return status;
+}
+
+nib_status nib_checkpoint_quantize(const nib_exec *exec, const char *src, const char *dst,
+                                   const nib_checkpoint_options *options,
+                                   nib_checkpoint_report **report)
+{
+    if (report) *report = NULL;
+    const double start = seconds_now();
+    NIB_TRY(check_cpu(exec, "checkpoint_quantize"));
+    NIB_TRY(check_options(options));
+    NIB_REQUIRE(src && (dst || options->dry_run), NIB_ERR_ARGUMENT,
+                "checkpoint_quantize: src or dst is NULL");
+    nib_model *model = NULL;
+    nib_plan *plan = NULL;
+    nib_checkpoint_report *made = NULL;
+    nib_status status = nib_model_open(src, &model);
+    if (status == NIB_OK && model->quant)
+        status = nib_fail(NIB_ERR_UNSUPPORTED, "%s: its config.json says that it is quantized "
+                          "already (%s); start from the original", src, model->quant);
+    if (status == NIB_OK) status = nib_plan_make(model, options, &plan);
+    if (status == NIB_OK) status = planned_report(plan, options->format, &made);
+    if (status == NIB_OK && !options->dry_run)
+        status = write_output(exec, model, dst, options, plan, made);
+    nib_plan_free(plan);
+    nib_model_close(model);
+    if (made) made->seconds = seconds_now() - start;
+    if (status != NIB_OK || !report) nib_checkpoint_report_free(made);
+    else *report = made;
+    return status;
+}
+
+nib_status nib_checkpoint_merge(const char *const *parts, size_t n_parts, const char *dst,
+                                int32_t force)
+{
+    NIB_REQUIRE(parts && n_parts > 0 && dst, NIB_ERR_ARGUMENT,
+                "checkpoint_merge: no parts, or dst is NULL");
+    for (size_t i = 0; i < n_parts; i++)
+        NIB_REQUIRE(parts[i], NIB_ERR_ARGUMENT, "checkpoint_merge: part %zu is NULL", i);
+    return nib_merge_run(parts, n_parts, dst, force);
+}
+
+nib_status nib_checkpoint_info(const char *path, nib_checkpoint_report **report)
+{
+    NIB_REQUIRE(path && report, NIB_ERR_ARGUMENT, "checkpoint_info: path or report is NULL");
+    *report = NULL;
+    nib_model *model;
+    NIB_TRY(nib_model_open(path, &model));
+    nib_checkpoint_report *r = nib_report_new(model->count);
+    nib_status status = r ? NIB_OK : nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory for a report");
+    for (size_t i = 0; i < model->count && status == NIB_OK; i++) {
+        const nib_logical *t = &model->tensors[i];
+        const int blocks = t->storage == NIB_STORAGE_PACKED
+                        || nib_tensor_type_get(t->tensor->type)->block > 1;
+        status = nib_report_tensor(r, i, t, NULL, t->bytes, blocks);
+        if (status == NIB_OK) r->tensors[i].tensor_scale = t->tensor_scale;
+    }
+    nib_model_close(model);
+    if (status != NIB_OK) nib_checkpoint_report_free(r);
+    else *report = r;
+    return status;
+}
+
+nib_status nib_checkpoint_compare(const nib_exec *exec, const char *a, const char *b,
+                                  const nib_checkpoint_options *options,
+                                  nib_checkpoint_report **report)
+{
+    NIB_REQUIRE(a && b && report, NIB_ERR_ARGUMENT, "checkpoint_compare: a NULL argument");
+    *report = NULL;
+    NIB_TRY(check_cpu(exec, "checkpoint_compare"));
+    NIB_REQUIRE(!options || options->size >= OPTIONS_V1, NIB_ERR_ARGUMENT,
+                "checkpoint_compare: options->size is %u, at least %d is needed", options->size,
+                (int)OPTIONS_V1);
+    const double start = seconds_now();
+    nib_model *model_a = NULL, *model_b = NULL;
+    nib_status status = nib_model_open(a, &model_a);
+    if (status == NIB_OK) status = nib_model_open(b, &model_b);
+    if (status == NIB_OK) status = nib_compare_run(exec, model_a, model_b, options, report);
+    nib_model_close(model_a);
+    nib_model_close(model_b);
+    if (status == NIB_OK) (*report)->seconds = seconds_now() - start;
+    return status;
+}

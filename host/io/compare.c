@@ -1,0 +1,107 @@
+/* compare.c: logical tensors of two models, decoded panel by panel and subtracted. */
+#include "host/io/compare.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { PANEL_ELEMS = 1 << 20 };
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp((*(const nib_logical *const *)a)->name, (*(const nib_logical *const *)b)->name);
+}
+
+/* b's tensors sorted by name. */
+static const nib_logical **sorted_tensors(const nib_model *m)
+{
+    const nib_logical **s = calloc(m->count ? m->count : 1, sizeof *s);
+    for (size_t i = 0; s && i < m->count; i++) s[i] = &m->tensors[i];
+    if (s) qsort(s, m->count, sizeof *s, by_name);
+    return s;
+}
+
+static const nib_logical *find(const nib_logical **sorted, size_t n, const nib_logical *wanted)
+{
+    const nib_logical **hit = bsearch(&wanted, sorted, n, sizeof *sorted, by_name);
+    return hit ? *hit : NULL;
+}
+
+static nib_status check_pair(const nib_model *a, const nib_model *b, const nib_logical *x,
+                             const nib_logical *y)
+{
+    NIB_REQUIRE(y, NIB_ERR_SHAPE, "%s is in %s only, not in %s", x->name, a->path, b->path);
+    NIB_REQUIRE(x->n_dims == y->n_dims && !memcmp(x->dims, y->dims, sizeof x->dims),
+                NIB_ERR_SHAPE, "%s: %lld x %lld in %s, %lld x %lld in %s", x->name,
+                (long long)x->rows, (long long)x->cols, a->path, (long long)y->rows,
+                (long long)y->cols, b->path);
+    return NIB_OK;
+}
+
+static nib_status compare_tensor(const nib_exec *exec, const nib_logical *x, const nib_logical *y,
+                                 float *left, float *right, int64_t room, nib_tensor_report *r)
+{
+    const nib_row_order hf = { 0 };
+    const int64_t most = x->cols && room / x->cols > 0 ? room / x->cols : 1;
+    for (int64_t first = 0; first < x->rows; first += most) {
+        const int64_t n = x->rows - first < most ? x->rows - first : most;
+        NIB_TRY(nib_logical_read(exec, x, hf, first, n, left));
+        NIB_TRY(nib_logical_read(exec, y, hf, first, n, right));
+        nib_scalar_cpu.difference(left, right, n * x->cols, &r->error);
+        if (!x->gguf_heads) nib_logical_release(x, first, n);
+        if (!y->gguf_heads) nib_logical_release(y, first, n);
+    }
+    return NIB_OK;
+}
+
+static nib_status compare_all(const nib_exec *exec, const nib_model *a, const nib_model *b,
+                              const nib_logical **sorted, const nib_checkpoint_options *o,
+                              float *left, float *right, int64_t room,
+                              nib_checkpoint_report *report)
+{
+    nib_progress progress = { .size = sizeof progress, .stage = NIB_STAGE_COPY,
+                              .tensors_total = a->count };
+    for (size_t i = 0; i < a->count; i++) progress.source_bytes_total += a->tensors[i].bytes;
+    for (size_t i = 0; i < a->count; i++) {
+        const nib_logical *x = &a->tensors[i], *y = find(sorted, b->count, x);
+        NIB_TRY(check_pair(a, b, x, y));
+        NIB_TRY(nib_report_tensor(report, i, x, nib_logical_type_name(y), y->bytes, 0));
+        report->tensors[i].quantized = strcmp(nib_logical_type_name(x),
+                                              nib_logical_type_name(y)) != 0;
+        NIB_TRY(compare_tensor(exec, x, y, left, right, room, &report->tensors[i]));
+        report->nonfinite += report->tensors[i].error.nonfinite;
+        progress.tensor = x->name;
+        progress.tensors_done++;
+        progress.source_bytes_done += x->bytes;
+        if (o && o->progress) o->progress(o->user, &progress);
+        NIB_REQUIRE(!o || !o->cancel || !*o->cancel, NIB_ERR_CANCELLED, "stopped in tensor %s",
+                    x->name);
+    }
+    for (size_t i = 0; i < b->count; i++) {
+        int found = 0; /* names are unique: equal counts and a's all in b mean equal sets */
+        for (size_t j = 0; a->count != b->count && j < a->count && !found; j++)
+            found = !strcmp(a->tensors[j].name, b->tensors[i].name);
+        NIB_REQUIRE(a->count == b->count || found, NIB_ERR_SHAPE, "%s is in %s only, not in %s",
+                    b->tensors[i].name, b->path, a->path);
+    }
+    return NIB_OK;
+}
+
+nib_status nib_compare_run(const nib_exec *exec, const nib_model *a, const nib_model *b,
+                           const nib_checkpoint_options *options, nib_checkpoint_report **report)
+{
+    int64_t room = PANEL_ELEMS;
+    for (size_t i = 0; i < a->count; i++)
+        if (a->tensors[i].cols > room) room = a->tensors[i].cols;
+    const nib_logical **sorted = sorted_tensors(b);
+    float *left = malloc((size_t)room * sizeof *left), *right = malloc((size_t)room * sizeof *right);
+    nib_checkpoint_report *r = nib_report_new(a->count);
+    nib_status status = sorted && left && right && r
+                          ? compare_all(exec, a, b, sorted, options, left, right, room, r)
+                          : nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory to compare");
+    free(sorted);
+    free(left);
+    free(right);
+    if (status != NIB_OK) nib_checkpoint_report_free(r);
+    else *report = r;
+    return status;
+}

@@ -1,0 +1,262 @@
+/* plan.c: selection, units that share a tensor scale, shards. */
+#include "host/io/plan.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "host/io/select.h"
+
+/* ---- which tensors ---- */
+
+static int matches_any(const char *const *patterns, size_t n, const char *name)
+{
+    for (size_t i = 0; i < n; i++)
+        if (nib_name_matches(patterns[i], name)) return 1;
+    return 0;
+}
+
+static nib_status check_patterns(const nib_model *model, const nib_checkpoint_options *o)
+{
+    for (size_t p = 0; p < o->n_include; p++) {
+        int used = 0;
+        for (size_t i = 0; i < model->count && !used; i++)
+            used = nib_name_matches(o->include[p], model->tensors[i].name);
+        NIB_REQUIRE(used, NIB_ERR_ARGUMENT, "include pattern '%s' matches no tensor of %s",
+                    o->include[p], model->path);
+    }
+    return NIB_OK;
+}
+
+static nib_status select_item(const nib_checkpoint_options *o, nib_plan *plan,
+                              nib_plan_item *item)
+{
+    const nib_logical *t = item->src;
+    const int candidate = o->n_include ? matches_any(o->include, o->n_include, t->name)
+                                             && t->n_dims >= 2
+                                       : nib_selected_by_default(t);
+    item->quantize = candidate && !matches_any(o->exclude, o->n_exclude, t->name);
+    if (!item->quantize) return NIB_OK;
+    NIB_REQUIRE(nib_logical_decodable(t), NIB_ERR_UNSUPPORTED,
+                "%s: stored as %s, which nibble cannot read as numbers (exclude it to copy it)",
+                t->name, nib_tensor_type_get(t->tensor->type)->name);
+    return plan->target->check(o->format, t);
+}
+
+/* "model.layers.0.mlp.gate" of "model.layers.0.mlp.gate.weight", for the ignore list. */
+static nib_status ignore_item(nib_plan *plan, const nib_plan_item *item)
+{
+    const char *name = item->src->name;
+    if (item->quantize || !nib_is_linear(item->src)) return NIB_OK;
+    const size_t n = strlen(name);
+    const size_t stem = n > 7 && !strcmp(name + n - 7, ".weight") ? n - 7 : n;
+    if (stem == 7 && !strncmp(name, "lm_head", 7)) return NIB_OK; /* always there */
+    NIB_REQUIRE(!json_array_append_new(plan->ignore, json_stringn(name, stem)),
+                NIB_ERR_OUT_OF_MEMORY, "no memory for the ignore list");
+    return NIB_OK;
+}
+
+/* ---- units ---- */
+
+typedef struct keyed {
+    char  *key;
+    size_t item;
+} keyed;
+
+static int by_key(const void *a, const void *b)
+{
+    const keyed *x = a, *y = b;
+    const int c = strcmp(x->key, y->key);
+    return c ? c : (x->item > y->item) - (x->item < y->item);
+}
+
+typedef struct span {
+    size_t first, count; /* in the sorted keys */
+    size_t lowest;       /* item that comes first in the source */
+} span;
+
+static int by_lowest(const void *a, const void *b)
+{
+    const span *x = a, *y = b;
+    return (x->lowest > y->lowest) - (x->lowest < y->lowest);
+}
+
+static uint64_t span_bytes(const nib_plan *plan, const keyed *keys, const span *s)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < s->count; i++) bytes += plan->items[keys[s->first + i].item].src->bytes;
+    return bytes;
+}
+
+/* Units in the order of their first member; shard k of n takes those whose middle byte lies in
+ * the k-th n-th of the source's bytes. */
+static nib_status take_units(const nib_checkpoint_options *o, nib_plan *plan, const keyed *keys,
+                             const span *spans, size_t n_spans)
+{
+    uint64_t total = 0, before = 0;
+    for (size_t i = 0; i < n_spans; i++) total += span_bytes(plan, keys, &spans[i]);
+    const unsigned shards = o->shards ? (unsigned)o->shards : 1;
+    const unsigned shard = o->shards ? (unsigned)o->shard - 1 : 0;
+
+    for (size_t i = 0; i < n_spans; i++) {
+        const uint64_t bytes = span_bytes(plan, keys, &spans[i]);
+        const double middle = (double)before + (double)bytes / 2;
+        before += bytes;
+        const unsigned owner = total ? (unsigned)(middle / (double)total * shards) : 0;
+        if ((owner < shards ? owner : shards - 1) != shard) continue;
+        plan->units[plan->n_units++] = (nib_plan_unit){ plan->n_order, spans[i].count };
+        for (size_t j = 0; j < spans[i].count; j++)
+            plan->order[plan->n_order++] = keys[spans[i].first + j].item;
+        plan->source_bytes += bytes;
+    }
+    return NIB_OK;
+}
+
+static nib_status make_units(const nib_checkpoint_options *o, nib_plan *plan)
+{
+    const size_t n = plan->n_items, room = n ? n : 1;
+    keyed *keys = calloc(room, sizeof *keys);
+    span *spans = calloc(room, sizeof *spans);
+    plan->order = calloc(room, sizeof *plan->order);
+    plan->units = calloc(room, sizeof *plan->units);
+    nib_status status = keys && spans && plan->order && plan->units
+                          ? NIB_OK
+                          : nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory for %zu tensors", n);
+    for (size_t i = 0; i < n && status == NIB_OK; i++) {
+        char text[512];
+        const char *name = plan->items[i].src->name;
+        if (plan->items[i].quantize) nib_scale_group(name, text, sizeof text);
+        else snprintf(text, sizeof text, "%s", name);
+        keys[i] = (keyed){ strdup(text), i };
+        if (!keys[i].key) status = nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory for a name");
+    }
+    if (status == NIB_OK) {
+        qsort(keys, n, sizeof *keys, by_key);
+        size_t n_spans = 0;
+        for (size_t i = 0; i < n; i++) {
+            if (n_spans && !strcmp(keys[i].key, keys[i - 1].key)) {
+                spans[n_spans - 1].count++;
+                continue;
+            }
+            spans[n_spans++] = (span){ i, 1, keys[i].item };
+        }
+        qsort(spans, n_spans, sizeof *spans, by_lowest);
+        status = take_units(o, plan, keys, spans, n_spans);
+    }
+    for (size_t i = 0; keys && i < n; i++) free(keys[i].key);
+    free(keys);
+    free(spans);
+    return status;
+}
+
+/* ---- the whole ---- */
+
+/* FNV-1a, 64 bits (Fowler, Noll, Vo). A fingerprint, no defence against anyone. */
+static uint64_t mix(uint64_t h, const void *data, size_t bytes)
+{
+    const uint8_t *p = data;
+    for (size_t i = 0; i < bytes; i++) h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
+/* Size and time of last change of the source's files: a restart must find the same weights. */
+static uint64_t mix_files(uint64_t h, const nib_model *model)
+{
+    const size_t n = model->is_gguf ? 1 : nib_safetensors_files(model->st);
+    for (size_t i = 0; i < n; i++) {
+        const char *path = model->is_gguf ? model->gguf_path : nib_safetensors_path(model->st, i);
+        struct stat st;
+        if (stat(path, &st)) continue;
+        h = mix(h, &st.st_size, sizeof st.st_size);
+        h = mix(h, &st.st_mtim.tv_sec, sizeof st.st_mtim.tv_sec);
+    }
+    return h;
+}
+
+static void make_fingerprint(const nib_model *model, const nib_checkpoint_options *o,
+                             nib_plan *plan)
+{
+    uint64_t h = mix_files(0xcbf29ce484222325u, model);
+    for (size_t i = 0; i < plan->n_items; i++) {
+        const nib_plan_item *item = &plan->items[i];
+        h = mix(h, item->src->name, strlen(item->src->name) + 1);
+        h = mix(h, item->src->dims, sizeof item->src->dims);
+        h = mix(h, &item->src->tensor->offset, sizeof item->src->tensor->offset);
+        h = mix(h, &item->quantize, sizeof item->quantize);
+    }
+    h = mix(h, &plan->rules, sizeof plan->rules);
+    h = mix(h, &o->seed, sizeof o->seed);
+    h = mix(h, &o->keep_dtype, sizeof o->keep_dtype);
+    h = mix(h, &o->max_file_bytes, sizeof o->max_file_bytes);
+    snprintf(plan->run, sizeof plan->run,
+             "export=%s format=%x scale_choice=%d rounding=%d nonfinite=%d "
+             "source_and_options=%016llx", plan->target->name, o->format, (int)o->scale_choice,
+             (int)o->rounding, (int)o->nonfinite, (unsigned long long)h);
+    snprintf(plan->fingerprint, sizeof plan->fingerprint, "shard=%d/%d %s", o->shard, o->shards,
+             plan->run);
+}
+
+static nib_status make_items(const nib_model *model, const nib_checkpoint_options *o,
+                             nib_plan *plan)
+{
+    plan->items = calloc(model->count ? model->count : 1, sizeof *plan->items);
+    plan->ignore = json_pack("[s]", "lm_head");
+    NIB_REQUIRE(plan->items && plan->ignore, NIB_ERR_OUT_OF_MEMORY, "no memory for %zu tensors",
+                model->count);
+    NIB_TRY(check_patterns(model, o));
+    uint64_t random_offset = 0;
+    for (size_t i = 0; i < model->count; i++) {
+        nib_plan_item *item = &plan->items[plan->n_items++];
+        item->src = &model->tensors[i];
+        item->out[0] = item->out[1] = item->out[2] = -1;
+        item->random_offset = random_offset;
+        random_offset += ((uint64_t)item->src->rows * (uint64_t)item->src->cols + 3) / 4;
+        NIB_TRY(select_item(o, plan, item));
+        NIB_TRY(ignore_item(plan, item));
+    }
+    return NIB_OK;
+}
+
+nib_status nib_plan_make(const nib_model *model, const nib_checkpoint_options *o, nib_plan **out)
+{
+    *out = NULL;
+    nib_plan *plan = calloc(1, sizeof *plan);
+    NIB_REQUIRE(plan, NIB_ERR_OUT_OF_MEMORY, "no memory for a plan");
+    plan->target = nib_target_get(o->export_as);
+    nib_status status = plan->target->check(o->format, NULL);
+    if (status == NIB_OK && o->rules) plan->rules = *o->rules;
+    else if (status == NIB_OK)
+        status = nib_rules_fill(plan->target->preset(o->format), o->format, &plan->rules);
+    if (status == NIB_OK) status = make_items(model, o, plan);
+    if (status == NIB_OK) status = make_units(o, plan);
+    if (status == NIB_OK) {
+        make_fingerprint(model, o, plan);
+        status = nib_plan_files(model, o, plan);
+    }
+    if (status != NIB_OK) {
+        nib_plan_free(plan);
+        return status;
+    }
+    *out = plan;
+    return NIB_OK;
+}
+
+void nib_plan_free(nib_plan *plan)
+{
+    if (!plan) return;
+    for (size_t i = 0; i < plan->n_outs; i++) free((char *)(uintptr_t)plan->outs[i].spec.name);
+    for (size_t i = 0; i < plan->n_files; i++) {
+        free(plan->files[i].outs);
+        nib_file_layout_free(&plan->files[i].layout);
+    }
+    json_decref(plan->ignore);
+    nib_gguf_meta_free(plan->meta);
+    nib_text_files_free(&plan->texts);
+    free(plan->files);
+    free(plan->outs);
+    free(plan->units);
+    free(plan->order);
+    free(plan->items);
+    free(plan);
+}

@@ -1,0 +1,84 @@
+/* select.c: knowledge of layer names. */
+#include "host/io/select.h"
+
+#include <fnmatch.h>
+#include <stdio.h>
+#include <string.h>
+
+int nib_name_matches(const char *pattern, const char *name)
+{
+    return fnmatch(pattern, name, 0) == 0;
+}
+
+static int has(const char *name, const char *part) { return strstr(name, part) != NULL; }
+
+static int ends(const char *name, const char *tail)
+{
+    const size_t n = strlen(name), m = strlen(tail);
+    return n >= m && !strcmp(name + n - m, tail);
+}
+
+void nib_layer_type(const char *name, char *text, size_t text_bytes)
+{
+    char module[256];
+    snprintf(module, sizeof module, "%s", name);
+    char *dot = strrchr(module, '.');
+    const char *leaf = dot ? dot + 1 : module;
+    if (!strcmp(leaf, "bias")) {
+        snprintf(text, text_bytes, "bias");
+        return;
+    }
+    if (dot && !strcmp(leaf, "weight")) {
+        *dot = '\0';
+        dot = strrchr(module, '.');
+        leaf = dot ? dot + 1 : module;
+    }
+    snprintf(text, text_bytes, "%s", has(leaf, "norm") ? "norm" : leaf);
+}
+
+/* Mixture-of-experts routers: tiny, and every peer keeps them. */
+static int is_router(const char *name)
+{
+    return ends(name, ".gate.weight") || ends(name, "_gate.weight") || has(name, "router");
+}
+
+static int is_embedding(const char *name)
+{
+    return has(name, "embed") || ends(name, ".wte.weight") || ends(name, ".wpe.weight");
+}
+
+int nib_is_linear(const nib_logical *t)
+{
+    if (t->n_dims == 3 && has(t->name, "experts")) return 1;
+    return t->n_dims == 2 && ends(t->name, ".weight") && !is_embedding(t->name)
+        && !has(t->name, "norm");
+}
+
+int nib_selected_by_default(const nib_logical *t)
+{
+    if (!nib_is_linear(t) || is_router(t->name)) return 0;
+    /* Fused experts without ".weight" are stored [experts, in, out]: blocks along the last
+     * dimension would run along the output, which no runtime multiplies by. */
+    if (t->n_dims == 3 && !ends(t->name, ".weight")) return 0;
+    return !has(t->name, "lm_head") && !has(t->name, "visual.") && !has(t->name, "vision")
+        && !has(t->name, "multi_modal");
+}
+
+void nib_scale_group(const char *name, char *text, size_t text_bytes)
+{
+    static const struct {
+        const char *tail, *group;
+    } fused[] = {
+        { ".q_proj.weight", ".qkv" },    { ".k_proj.weight", ".qkv" },
+        { ".v_proj.weight", ".qkv" },    { ".gate_proj.weight", ".gate_up" },
+        { ".up_proj.weight", ".gate_up" }, { ".w1.weight", ".gate_up" },
+        { ".w3.weight", ".gate_up" },
+    };
+    for (size_t i = 0; i < sizeof fused / sizeof *fused; i++) {
+        if (!ends(name, fused[i].tail)) continue;
+        snprintf(text, text_bytes, "%.*s%s", (int)(strlen(name) - strlen(fused[i].tail)), name,
+                 fused[i].group);
+        return;
+    }
+    snprintf(text, text_bytes, "%s", name);
+}

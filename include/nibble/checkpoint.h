@@ -1,0 +1,153 @@
+/* checkpoint.h: whole models from file to file: quantize, compare, merge, list.
+ *
+ * Sources and operands are Hugging Face folders (config.json and safetensors, plain or already
+ * in one of the layouts below), single safetensors files, or GGUF files. Every function here is
+ * synchronising, reads through memory maps, and holds a few panels of rows at a time whatever
+ * the model's size. Output is written aside (".NAME.nibble-partial" beside NAME), synced and
+ * renamed: nothing half-written ever stands under its final name.
+ *
+ * Statuses that all share: NIB_ERR_ARGUMENT for a NULL pointer, an unknown enum or a size below
+ * the first version's; NIB_ERR_IO with the system's words; NIB_ERR_FORMAT for a file that breaks
+ * its format's rules; NIB_ERR_OUT_OF_MEMORY. nib_last_error() names file, tensor and number.
+ */
+#ifndef NIBBLE_CHECKPOINT_H
+#define NIBBLE_CHECKPOINT_H
+
+#include "nibble/quantize.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What is written. P is a module's name, weights are [N, K].
+ *
+ *   MODELOPT            folder; P.weight U8 [N,K/2], P.weight_scale F8_E4M3 [N,K/16],
+ *                       P.weight_scale_2 F32 [] (multiplier); hf_quant_config.json and
+ *                       config.json with quant_algo W4A16_NVFP4. NVFP4 only
+ *   COMPRESSED_TENSORS  folder; P.weight_packed U8, P.weight_scale F8_E4M3 (NVFP4) or U8
+ *                       (MXFP4), P.weight_global_scale F32 [1] (NVFP4; divisor); config.json with
+ *                       nvfp4-pack-quantized or mxfp4-pack-quantized, weights only
+ *   GGUF                one file, version 3; block types NVFP4 (with P.scale F32 [1], multiplier)
+ *                       or MXFP4 */
+typedef enum nib_export {
+    NIB_EXPORT_MODELOPT           = 0,
+    NIB_EXPORT_COMPRESSED_TENSORS = 1,
+    NIB_EXPORT_GGUF               = 2
+} nib_export;
+
+typedef enum nib_nonfinite_policy {
+    NIB_NONFINITE_REFUSE = 0, /* NIB_ERR_NONFINITE with the tensor and the first index */
+    NIB_NONFINITE_GO_ON  = 1  /* by the rules' nonfinite member; counted in the report */
+} nib_nonfinite_policy;
+
+typedef enum nib_stage {
+    NIB_STAGE_AMAX     = 0,
+    NIB_STAGE_QUANTIZE = 1,
+    NIB_STAGE_COPY     = 2
+} nib_stage;
+
+/* State of a run, given to the progress callback from the calling thread. */
+typedef struct nib_progress {
+    uint32_t    size;
+    nib_stage   stage;
+    const char *tensor;        /* the source's name for it */
+    uint64_t    source_bytes_done, source_bytes_total;
+    uint64_t    tensors_done, tensors_total;
+} nib_progress;
+
+typedef struct nib_checkpoint_options {
+    uint32_t             size;         /* sizeof(nib_checkpoint_options) */
+    nib_export           export_as;
+    nib_format           format;       /* NIB_NVFP4 or NIB_MXFP4 */
+    const nib_rules     *rules;        /* NULL: MODELOPT and COMPRESSED_TENSORS their own preset,
+                                          GGUF TransformerEngine's (NVFP4) or gguf's (MXFP4) */
+    nib_scale_choice     scale_choice;
+    nib_rounding         rounding;
+    uint64_t             seed;         /* stochastic rounding; tensors get distinct offsets */
+    nib_nonfinite_policy nonfinite;
+    nib_dtype            keep_dtype;   /* unquantized tensors that come as GGUF blocks become this */
+    const char *const   *include;      /* glob patterns on Hugging Face names, in which * matches
+                                          dots too. None: every matrix of a linear layer but
+                                          embeddings, lm_head and routers. Else just what matches */
+    size_t               n_include;
+    const char *const   *exclude;      /* patterns that win over include */
+    size_t               n_exclude;
+    uint64_t             max_file_bytes; /* of one safetensors file; 0: 5 * 10^9 */
+    int32_t              shard, shards;  /* 1 <= shard <= shards: write that part only, for
+                                            nib_checkpoint_merge; 0, 0: the whole */
+    int32_t              force;        /* 1: replace what stands under dst */
+    int32_t              resume;       /* 1: go on from a stopped run with the same arguments */
+    int32_t              dry_run;      /* 1: plan and report sizes, read no weights, write nothing */
+    void               (*progress)(void *user, const nib_progress *state); /* or NULL */
+    void                *user;
+    const volatile int  *cancel;       /* or NULL; not 0: stop soon with NIB_ERR_CANCELLED */
+} nib_checkpoint_options;
+
+/* One source tensor in a report. Strings belong to the report. */
+typedef struct nib_tensor_report {
+    const char *name;          /* Hugging Face name */
+    const char *layer_type;    /* "q_proj", "down_proj", "embed_tokens", "norm", ... */
+    const char *source_type;   /* "BF16", "Q4_1", ... */
+    const char *stored_type;   /* "NVFP4", "MXFP4", or the type it is kept in */
+    int32_t     quantized;
+    int32_t     n_dims;
+    int64_t     dims[8];
+    uint64_t    elements;
+    uint64_t    source_bytes, stored_bytes; /* stored: codes and all scales */
+    float       tensor_scale;  /* multiplier; 1 without one */
+    nib_quantize_report error; /* zeros if not quantized or in a dry run; counts of codes and
+                                  scales are zeros for tensors that a resumed run found done */
+} nib_tensor_report;
+
+typedef struct nib_checkpoint_report {
+    uint32_t           size;
+    int32_t            source_quantized; /* 1: weights came as 4-, 5-, 6- or 8-bit blocks */
+    uint64_t           n_tensors;
+    nib_tensor_report *tensors;
+    uint64_t           source_bytes, stored_bytes;
+    uint64_t           nonfinite;
+    double             seconds;          /* whole call */
+    double             seconds_amax, seconds_quantize, seconds_stats, seconds_write;
+} nib_checkpoint_report;
+
+/* Quantizes the model at src into dst.
+ *
+ *   exec     a CPU device (weights are in host memory); exec->threads is obeyed
+ *   dst      must not exist unless force; its parent must
+ *   report   NULL, or out: free with nib_checkpoint_report_free, also after a failure (then NULL)
+ *
+ * q, k and v of a layer share one tensor scale, as do gate and up (w1 and w3), and all experts
+ * of a fused [E, N, K] tensor. Same bytes for every thread count, shard count and restart.
+ *
+ * NIB_ERR_UNSUPPORTED: what the target cannot hold (text says what and why): the format, K that
+ * is no multiple of the block (GGUF NVFP4: of 64), an architecture that cannot be converted
+ * between Hugging Face and GGUF, a source that is quantized in a way nibble cannot read.
+ * NIB_ERR_NONFINITE, NIB_ERR_CANCELLED, NIB_ERR_EXISTS as above and in status.h; ARGUMENT for
+ * shard outside 1..shards or an include pattern that matches nothing. */
+nib_status nib_checkpoint_quantize(const nib_exec *exec, const char *src, const char *dst,
+                                   const nib_checkpoint_options *options,
+                                   nib_checkpoint_report **report);
+
+/* Joins the parts that nib_checkpoint_quantize wrote with shard = 1..shards into dst, which must
+ * not exist unless force. NIB_ERR_ARGUMENT if parts are missing, doubled or of different runs. */
+nib_status nib_checkpoint_merge(const char *const *parts, size_t n_parts, const char *dst,
+                                int32_t force);
+
+/* Lists a model's logical tensors (a quantized weight with its scales is one tensor, whose
+ * stored_type names its layout). Nothing is decoded. */
+nib_status nib_checkpoint_info(const char *path, nib_checkpoint_report **report);
+
+/* Compares the logical tensors that both models have, decoded to f32: error is b against a, its
+ * sum_sq that of a. Tensors of one model only: NIB_ERR_SHAPE, naming one; different dims too.
+ * exec as above; progress and cancel of options are obeyed, options may be NULL. */
+nib_status nib_checkpoint_compare(const nib_exec *exec, const char *a, const char *b,
+                                  const nib_checkpoint_options *options,
+                                  nib_checkpoint_report **report);
+
+void nib_checkpoint_report_free(nib_checkpoint_report *report);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
