@@ -1,60 +1,199 @@
-# nibble. Variables, rules, targets; probes nothing but nvcc's presence.
+# nibble. Variables, rules, targets. Probes nothing but the compiler's processor.
 #
-#   make              libraries and tools                 make test        everything CI checks fast
-#   make quickstart   quantize a real model               make help        all targets
+#   make              library and tools             make test      everything a change must pass
+#   make quickstart   quantize a real model         make help      all targets
+#
+# BUILD= folder   CC= CXX= CFLAGS= LDFLAGS= as usual   V=1 shows commands   PREFIX= DESTDIR= libdir=
 PREFIX   ?= /usr/local
 DESTDIR  ?=
-CC       ?= gcc
-CXX      ?= g++
-SAN      ?=
+bindir     ?= $(PREFIX)/bin
+libdir     ?= $(PREFIX)/lib
+includedir ?= $(PREFIX)/include
+ifeq ($(origin CC),default)
+CC       := gcc
+endif
+ifeq ($(origin CXX),default)
+CXX      := g++
+endif
+CFLAGS   ?= -O2 -g
+CXXFLAGS ?= -O2 -g
 BUILD    ?= build
+SAN      ?=
+CUDA     ?= 0
 V        ?= 0
 Q        := $(if $(filter 1,$(V)),,@)
 
 VERSION  := $(shell awk '/define NIB_VERSION_/ {v = v s $$3; s = "."} END {print v}' \
               include/nibble/version.h)
+SONAME   := libnibble.so.$(firstword $(subst ., ,$(VERSION)))
 COMMIT   := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+PROCESSOR := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine 2>/dev/null)))
 
-CPPFLAGS += -I. -Iinclude -MMD -MP -D_GNU_SOURCE
 WARN     := -Wall -Wextra -Wconversion -Wshadow -Werror
 # kernels/common promises the same bits everywhere: no contraction, no fast-math.
-CFLAGS   += -std=c11 -O2 -g -fPIC -fvisibility=hidden -ffp-contract=off -fopenmp $(WARN) $(SAN)
-CXXFLAGS += -std=c++17 -O2 -g -Wall -Wextra -Werror $(SAN)
+# The version script hides what is not public, so that calls inside the library stay direct.
+ALL_CPPFLAGS = -I. -Iinclude -MMD -MP -D_GNU_SOURCE $(CPPFLAGS)
+ALL_CFLAGS   = -std=c11 -fPIC -ffp-contract=off -fno-semantic-interposition -fopenmp $(WARN) \
+               $(CFLAGS) $(SAN)
+ALL_CXXFLAGS = -std=c++17 -Wall -Wextra -Werror $(CXXFLAGS) $(SAN)
 LDLIBS   := -ljansson -lm
 
-LIB_SRC  := $(wildcard host/*.c host/io/*.c kernels/cpu/*.c)
+PUBLIC_H := $(wildcard include/nibble/*.h)
+LIB_SRC  := $(wildcard host/*.c host/io/*.c host/model/*.c kernels/cpu/*.c)
+TOOL_SRC := $(wildcard host/tools/tool_*.c)
+NIBBLE_SRC := $(wildcard host/tools/nibble*.c)
+QBENCH_SRC := $(wildcard host/tools/qbench*.c)
 TEST_SRC := $(wildcard tests/*_test.c)
+FUZZ_SRC := $(wildcard tests/fuzz/*_fuzz.c)
 obj       = $(patsubst %,$(BUILD)/%.o,$(1))
 
 LIB_A    := $(BUILD)/libnibble.a
+LIB_SO   := $(BUILD)/libnibble.so
+TOOLS    := $(if $(NIBBLE_SRC),$(BUILD)/nibble) $(if $(QBENCH_SRC),$(BUILD)/qbench)
 TESTS    := $(BUILD)/tests/all
+FUZZERS  := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(FUZZ_SRC))
+export BUILD CC CXX
 
-.PHONY: all test check clean
-all: $(LIB_A)
+.PHONY: all
+## all: the library, shared and static, and the tools (the default)
+all: $(LIB_A) $(LIB_SO) $(TOOLS)
+	@echo "nibble $(VERSION) is in $(BUILD)/; CUDA backend: not part of this version"
 
 $(LIB_A): $(call obj,$(LIB_SRC))
 	$(Q)rm -f $@ && ar rcs $@ $^
 
+# exports.sh reads the public functions from the headers, so that the list has one source.
+$(BUILD)/libnibble.map: scripts/exports.sh $(PUBLIC_H)
+	@mkdir -p $(@D)
+	$(Q)scripts/exports.sh --map > $@.new && mv $@.new $@
+
+$(LIB_SO).$(VERSION): $(call obj,$(LIB_SRC)) $(BUILD)/libnibble.map
+	$(Q)$(CC) -shared $(ALL_CFLAGS) $(LDFLAGS) -Wl,-soname,$(SONAME) -Wl,-z,defs \
+	    -Wl,--version-script=$(BUILD)/libnibble.map -o $@ $(filter %.o,$^) $(LDLIBS)
+$(LIB_SO): $(LIB_SO).$(VERSION)
+	$(Q)ln -sf $(<F) $(BUILD)/$(SONAME) && ln -sf $(SONAME) $@
+
+$(BUILD)/nibble: $(call obj,$(NIBBLE_SRC) $(TOOL_SRC)) $(LIB_A)
+	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(BUILD)/qbench: $(call obj,$(QBENCH_SRC) $(TOOL_SRC)) $(LIB_A)
+	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(TESTS): $(call obj,$(TEST_SRC) tests/shim.cc) $(LIB_A)
-	$(Q)$(CXX) $(CXXFLAGS) -fopenmp -o $@ $^ -lgtest -lgtest_main -lpthread $(LDLIBS)
+	$(Q)$(CXX) $(ALL_CXXFLAGS) $(LDFLAGS) -fopenmp -o $@ $^ -lgtest -lgtest_main -lpthread $(LDLIBS)
+$(FUZZERS): $(BUILD)/%: $(BUILD)/tests/fuzz/%.c.o $(LIB_A)
+	$(Q)$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-# The only file that may use AVX2 instructions; called after a check of the processor.
-$(BUILD)/%_avx2.c.o: CFLAGS += $(AVX2_FLAGS)
-ifneq ($(filter x86_64%,$(shell $(CC) -dumpmachine)),)
-AVX2_FLAGS := -mavx2 -mfma -mf16c
-endif
+# The only files that may use AVX2 instructions; called after a check of the processor.
+$(BUILD)/%_avx2.c.o: ALL_CFLAGS += $(if $(filter x86_64,$(PROCESSOR)),-mavx2 -mfma -mf16c)
+$(BUILD)/host/tools/%.o: CPPFLAGS += -DNIB_COMMIT='"$(COMMIT)"' -DNIB_BUILD_DIR='"$(BUILD)"'
+$(BUILD)/tests/%.o: CPPFLAGS += -DNIB_BUILD_DIR='"$(BUILD)"'
+$(call obj,$(NIBBLE_SRC) $(QBENCH_SRC) $(TOOL_SRC)): $(BUILD)/commit
 
-$(BUILD)/%.c.o: %.c
+$(BUILD)/%.c.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
-$(BUILD)/%.cc.o: %.cc
+	$(Q)$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) -c $< -o $@
+$(BUILD)/%.cc.o: %.cc $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -c $< -o $@
+	$(Q)$(CXX) $(ALL_CPPFLAGS) $(ALL_CXXFLAGS) -c $< -o $@
 
-test check: $(TESTS)
-	$<
+# These change only when their text does: other flags or another commit rebuild what they must.
+.PHONY: FORCE
+remember = mkdir -p $(@D); echo '$(1)' | cmp -s - $@ || echo '$(1)' > $@
+FLAGS := $(CC) $(CXX) $(ALL_CFLAGS) $(ALL_CXXFLAGS) $(LDFLAGS)
+$(BUILD)/flags: FORCE
+	@$(call remember,$(FLAGS))
+$(BUILD)/commit: FORCE
+	@$(call remember,$(COMMIT))
 
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+
+# ---- for people ------------------------------------------------------------------------
+
+.PHONY: quickstart bench test check test-full tests sanitize fuzz fuzzers aarch64-test
+## quickstart: installs what is missing, builds, quantizes a real model (MODEL=path: your own)
+quickstart:
+	@scripts/bootstrap.sh build
+	@+$(MAKE) --no-print-directory BUILD=$(BUILD) all
+	@scripts/quickstart.sh $(BUILD)
+
+## bench: the CPU's figures against this machine's limits (BENCH_ARGS= for qbench)
+bench: all
+	$(BUILD)/qbench $(or $(BENCH_ARGS),quantize)
+
+## test: everything a change must pass; its last line is "N passed, N failed, N skipped"
+test:
+	@scripts/bootstrap.sh test
+	@+scripts/run_tests.sh test
+
+## check: the fast part of it, under a minute
+check:
+	@scripts/bootstrap.sh test
+	@+scripts/run_tests.sh check
+
+## test-full: test, then sanitizers, other compilers and flags, threads, long fuzzing
+test-full:
+	@scripts/bootstrap.sh test
+	@+scripts/run_tests.sh test sanitize full fuzz
+
+tests: $(TESTS) $(TOOLS)
+
+## sanitize: builds the suite with address and undefined-behaviour checks and runs it
+sanitize:
+	@scripts/bootstrap.sh test
+	@+scripts/run_tests.sh sanitize
+
+## fuzz: runs each fuzzer FUZZ_SECONDS (60) under the same checks
+fuzz:
+	@scripts/bootstrap.sh test
+	@+scripts/run_tests.sh fuzz
+
+fuzzers: $(FUZZERS)
+
+## aarch64-test: cross-compiles the arithmetic and its tests, runs them under qemu
+aarch64-test:
+	@+scripts/aarch64_test.sh $(BUILD)/aarch64
+
+# ---- installing ------------------------------------------------------------------------
+
+.PHONY: install uninstall abi-update format clean help
+D := $(DESTDIR)
+OPENMP_LIB = $(if $(findstring clang,$(CC)),omp,gomp)
+fill = sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@LIBDIR@|$(libdir)|g' -e 's|@VERSION@|$(VERSION)|g' \
+           -e 's|@INCLUDEDIR@|$(includedir)|g' -e 's|@OPENMP_LIB@|$(OPENMP_LIB)|g' \
+           -e 's|@SONAME@|$(SONAME)|g'
+CMAKE_DIR = $(libdir)/cmake/nibble
+
+## install: library, headers, tools, pkg-config and CMake files (PREFIX= DESTDIR= libdir=)
+install: all
+	install -d $(D)$(bindir) $(D)$(libdir)/pkgconfig $(D)$(CMAKE_DIR) $(D)$(includedir)/nibble
+	install -m 644 $(PUBLIC_H) $(D)$(includedir)/nibble
+	install -m 644 $(LIB_A) $(D)$(libdir)
+	install -m 755 $(LIB_SO).$(VERSION) $(D)$(libdir)
+	ln -sf libnibble.so.$(VERSION) $(D)$(libdir)/$(SONAME)
+	ln -sf $(SONAME) $(D)$(libdir)/libnibble.so
+	$(if $(strip $(TOOLS)),install -m 755 $(TOOLS) $(D)$(bindir))
+	$(fill) scripts/install/nibble.pc.in > $(D)$(libdir)/pkgconfig/nibble.pc
+	$(fill) scripts/install/nibbleConfig.cmake.in > $(D)$(CMAKE_DIR)/nibbleConfig.cmake
+	$(fill) scripts/install/nibbleConfigVersion.cmake.in > $(D)$(CMAKE_DIR)/nibbleConfigVersion.cmake
+
+## uninstall: removes what install put there
+uninstall:
+	rm -f $(addprefix $(D)$(libdir)/,libnibble.a libnibble.so $(SONAME) libnibble.so.$(VERSION))
+	rm -f $(addprefix $(D)$(bindir)/,nibble qbench) $(D)$(libdir)/pkgconfig/nibble.pc
+	rm -rf $(D)$(includedir)/nibble $(D)$(CMAKE_DIR)
+
+## abi-update: records the present ABI, for a change of it that is meant
+abi-update: $(LIB_SO)
+	scripts/abi/abi.sh update $(LIB_SO)
+
+## format: formats the lines that differ from the last commit
+format:
+	@scripts/bootstrap.sh format
+	git clang-format --extensions c,h,cc,cu,cuh HEAD
+
+## clean: removes the build folder
 clean:
 	rm -rf $(BUILD)
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+## help: this list
+help:
+	@sed -n 's/^## \([^:]*\): /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'

@@ -1,0 +1,171 @@
+#!/bin/bash
+# Runs groups of tests and sums them up: scripts/run_tests.sh check|test|sanitize|full|fuzz ...
+#
+# BUILD, CC, CXX as for make. FUZZ_SECONDS for each fuzzer (60). FULL_PART=N runs one of the
+# parts of "full", the N-th modulo their number. Each check that is not a Google Test counts as
+# one test; exit status 77 means skipped. Logs go to $BUILD/test-logs.
+set -u
+cd "$(dirname "$0")/.." || exit 2
+export BUILD=${BUILD:-build} CC=${CC:-gcc} CXX=${CXX:-g++}
+logs=$BUILD/test-logs
+cores=$(nproc 2>/dev/null || echo 2)
+passed=0 failed=0 skipped=0
+mkdir -p "$logs"
+trap 'kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
+
+say() { printf '%-4s  %-34s %5s s%s\n' "$1" "$2" "$3" "${4:+   $4}"; }
+
+show_log() { # the end of a log, where the reason is
+    tail -n 40 "$1" | cut -c 1-400 | sed 's/^/      | /'
+    echo "      | ($1)"
+}
+
+# step NAME COMMAND...: one test, judged by its exit status.
+step() {
+    local name=$1 log start=$SECONDS status=0
+    shift
+    log=$logs/${name//[ \/]/_}.txt
+    "$@" >"$log" 2>&1 </dev/null || status=$?
+    case $status in
+    0)  passed=$((passed + 1)); say ok "$name" $((SECONDS - start)) ;;
+    77) skipped=$((skipped + 1)); say skip "$name" $((SECONDS - start)) "$(tail -n 1 "$log")" ;;
+    *)  failed=$((failed + 1)); say FAIL "$name" $((SECONDS - start)); show_log "$log" ;;
+    esac
+    return $status
+}
+
+# build NAME MAKE-ARGUMENTS...: a step that may use all cores.
+build() {
+    local name=$1
+    shift
+    case ${MAKEFLAGS:-} in
+    *jobserver*) step "$name" make "$@" ;;
+    *)           step "$name" make -j"$cores" "$@" ;;
+    esac
+}
+
+# suite NAME COMMAND...: many tests, in as many processes as there are cores.
+suite() {
+    local name=$1 log start=$SECONDS status=0 shard pids=() ok bad skip
+    shift
+    log=$logs/${name//[ \/]/_}.txt
+    for ((shard = 0; shard < cores; shard++)); do
+        GTEST_TOTAL_SHARDS=$cores GTEST_SHARD_INDEX=$shard GTEST_COLOR=no \
+            "$@" >"$log.$shard" 2>&1 </dev/null &
+        pids+=($!)
+    done
+    for shard in "${!pids[@]}"; do
+        wait "${pids[shard]}" || status=$?
+    done
+    for shard in "${!pids[@]}"; do
+        cat "$log.$shard"
+        rm -f "$log.$shard"
+    done >"$log"
+    # Counts each test's own line: a crash leaves no summary.
+    ok=$(grep -cE '\[       OK \] .* \([0-9]+ ms\)$' "$log")
+    bad=$(grep -cE '\[  FAILED  \] .* \([0-9]+ ms\)$' "$log")
+    skip=$(grep -cE '\[  SKIPPED \] .* \([0-9]+ ms\)$' "$log")
+    [ $status = 0 ] || [ "$bad" != 0 ] || bad=1
+    [ $((ok + bad + skip)) != 0 ] || bad=1
+    passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
+    if [ "$bad" = 0 ]; then
+        say ok "$name" $((SECONDS - start)) "$ok passed, $skip skipped"
+    else
+        say FAIL "$name" $((SECONDS - start)) "$ok passed, $bad failed, $skip skipped"
+        grep -nE -B 8 '\[  FAILED  \] .* \([0-9]+ ms\)$|ERROR: |runtime error' "$log" |
+            head -n 60 | cut -c 1-400 | sed 's/^/      | /'
+        [ $status -lt 2 ] || show_log "$log"
+    fi
+}
+
+style_checks() {
+    local check
+    for check in scripts/checks/check_*.sh; do
+        step "$(basename "$check" .sh)" "$check"
+    done
+    step "checks see seeded faults" scripts/checks/selftest.sh
+}
+
+group_check() {
+    build "build" all tests && suite "test suite" "$BUILD/tests/all"
+    style_checks
+}
+
+group_test() {
+    local script
+    group_check
+    for script in tests/*_test.sh; do
+        [ ! -e "$script" ] || step "$(basename "$script" .sh)" "$script"
+    done
+    step "abi" scripts/abi/abi.sh check "$BUILD/libnibble.so"
+    build "build with clang" all tests BUILD="$BUILD/clang" CC=clang CXX=clang++
+    suite_aarch64
+}
+
+# The portable arithmetic and its tests, cross-compiled, under qemu.
+suite_aarch64() {
+    build "build for aarch64" -f scripts/aarch64.mk BUILD="$BUILD/aarch64" &&
+        suite "aarch64 arithmetic" qemu-aarch64 "$BUILD/aarch64/tests"
+}
+
+group_sanitize() {
+    local checks="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+    build "build with sanitizers" tests BUILD="$BUILD/sanitize" SAN="$checks" &&
+        ASAN_OPTIONS=detect_stack_use_after_return=1 \
+            suite "test suite, sanitized" "$BUILD/sanitize/tests/all"
+}
+
+# A suite built again with other means: the bits must stay.
+other() { # NAME FOLDER MAKE-ARGUMENTS...
+    local name=$1 folder=$BUILD/$2
+    shift 2
+    build "build, $name" tests BUILD="$folder" "$@" && suite "test suite, $name" "$folder/tests/all"
+}
+full_clang()   { other "clang" clang CC=clang CXX=clang++; }
+full_native()  { other "-O3 -march=native" native CFLAGS="-O3 -march=native"; }
+full_plain()   { other "-O0" plain CFLAGS=-O0; }
+full_threads() {
+    build "build" tests || return
+    OMP_NUM_THREADS=1 suite "test suite, 1 thread" "$BUILD/tests/all"
+    OMP_NUM_THREADS=7 suite "test suite, 7 threads" "$BUILD/tests/all"
+}
+full_tsan() { # clang's OpenMP tells the thread sanitizer about its barriers; gcc's does not
+    TSAN_OPTIONS="ignore_noninstrumented_modules=1" OMP_NUM_THREADS=4 \
+        other "thread sanitizer" tsan CC=clang CXX=clang++ SAN=-fsanitize=thread
+}
+group_full() {
+    local parts=(clang native plain threads tsan) part
+    if [ -n "${FULL_PART:-}" ]; then
+        parts=("${parts[FULL_PART % ${#parts[@]}]}")
+    fi
+    for part in "${parts[@]}"; do "full_$part"; done
+}
+
+# Runs one fuzzer on a copy of its seeds, tests/fuzz/<stem>_seeds, and the inputs found before.
+fuzz_one() {
+    local stem=$1 folder=$BUILD/fuzz seconds=${FUZZ_SECONDS:-60}
+    mkdir -p "$folder/corpus/$stem" "$folder/crashes"
+    set -- "$folder/corpus/$stem"
+    [ ! -d "tests/fuzz/${stem}_seeds" ] || set -- "$@" "tests/fuzz/${stem}_seeds"
+    [ ! -e "tests/fuzz/$stem.dict" ] || set -- "-dict=tests/fuzz/$stem.dict" "$@"
+    OMP_NUM_THREADS=1 "$folder/$stem" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
+        -print_final_stats=1 -artifact_prefix="$folder/crashes/$stem-" "$@"
+}
+group_fuzz() {
+    local source stem stems=()
+    build "build fuzzers" fuzzers BUILD="$BUILD/fuzz" CC=clang CXX=clang++ \
+        SAN="-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all" || return
+    for source in tests/fuzz/*_fuzz.c; do
+        [ ! -e "$source" ] || stems+=("$(basename "$source" .c)")
+    done
+    for stem in ${stems[@]+"${stems[@]}"}; do step "fuzz $stem" fuzz_one "$stem"; done
+}
+
+for group in "$@"; do
+    case $group in
+    check|test|sanitize|full|fuzz) "group_$group" ;;
+    *) echo "run_tests: unknown group '$group': check, test, sanitize, full or fuzz" >&2; exit 2 ;;
+    esac
+done
+echo "$passed passed, $failed failed, $skipped skipped"
+[ $failed = 0 ] && [ $((passed + skipped)) != 0 ]
