@@ -10,7 +10,8 @@
 #include "nibble/status.h"
 
 /* Parses an object or array that fills data. path, offset: where data came from, for errors:
- * NIB_ERR_FORMAT names the file, line, column and byte. *out is the caller's reference. */
+ * NIB_ERR_FORMAT names the file, line, column and byte (counted from 1). *out is the caller's
+ * reference, NULL on failure. */
 nib_status nib_json_parse(const char *path, const void *data, size_t bytes, uint64_t offset,
                           json_t **out);
 
