@@ -199,7 +199,8 @@ typedef enum nib_zero_rule {    /* sign of a code whose magnitude is 0; input: s
 
 typedef enum nib_nonfinite_rule {
     NIB_NONFINITE_SATURATE = 0, /* a is over finite elements; Inf becomes +-E; NaN becomes +E */
-    NIB_NONFINITE_NAN      = 1  /* NaN or Inf in a block makes its scale NaN. OCP MX section 6.3 */
+    NIB_NONFINITE_NAN      = 1  /* NaN or Inf in a block makes its scale NaN and its codes 0.
+                                   OCP MX section 6.3 */
 } nib_nonfinite_rule;
 
 typedef struct nib_rules {
@@ -225,7 +226,9 @@ typedef enum nib_rules_preset {
 
 /* Fills *rules with a preset for this format (ModelOpt's NVFP4 and MXFP4 differ in ties and
  * zeros). Where a package makes a NaN scale from an all-zero tensor, nibble writes its
- * zero-block byte with tensor scale 1. Returns NIB_ERR_ARGUMENT for rules NULL, an unknown
+ * zero-block byte with tensor scale 1. Where it lets a number overflow (ModelOpt's t below
+ * 2^-149, compressed-tensors' MX amax that rounds to 2^128 or f16's 2^16, ggml's below 2^-125),
+ * nibble clamps. Returns NIB_ERR_ARGUMENT for rules NULL, an unknown
  * preset or an invalid format. */
 nib_status nib_rules_fill(nib_rules_preset preset, nib_format format, nib_rules *rules);
 

@@ -56,7 +56,7 @@ NIB_HD nib_tensor_scales nib_tensor_factors(const nib_block_rules *r, float amax
     if (r->tensor == NIB_T_SOURCE) {
         const float inverse = nib_round_to_dtype(r->source, 1.0f / amax);
         f.encode = nib_round_to_dtype(r->source, inverse * m);
-        if (!(f.encode <= NIB_F32_MAX)) f.encode = 1.0f;
+        if (!(f.encode > 0.0f && f.encode <= NIB_F32_MAX)) f.encode = 1.0f;
     } else {
         f.encode = m / amax;
     }
