@@ -80,8 +80,8 @@ typedef struct nib_bench_ops {
     void (*read)(const void *src, size_t bytes, int32_t threads); /* loads and sums every byte */
     void (*copy)(void *dst, const void *src, size_t bytes, int32_t threads); /* memcpy */
     void (*nt_copy)(void *dst, const void *src, size_t bytes, int32_t threads);
-    void (*nt_fill)(void *dst, size_t bytes, int32_t threads); /* nt_: non-temporal stores, where
-                                                                  the processor has them */
+    void (*nt_fill)(void *dst, size_t bytes, int32_t threads); /* with 0x55. nt_: non-temporal
+                                                                  stores, where there are any */
     /* Independent f32 multiply-adds; returns the operations that all threads did, 2 for each. */
     double (*fma_flops)(int64_t iterations, int32_t threads);
 } nib_bench_ops;

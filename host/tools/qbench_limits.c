@@ -76,7 +76,7 @@ static int64_t fma_flops(const nib_qb_case *c)
     return (int64_t)one_thread * c->value[NIB_QB_THREADS];
 }
 
-/* The bytes that the loops should leave: a copy of FROM, or zeros. */
+/* The bytes that the loops should leave: a copy of FROM, or what nt_fill writes. */
 static nib_status check_buffer(nib_qb_data *data, nib_qb_verdict *v)
 {
     const int64_t n = data->part_bytes[TO], copies = data->copies;
@@ -87,7 +87,7 @@ static nib_status check_buffer(nib_qb_data *data, nib_qb_verdict *v)
         const uint8_t *from = data->part_bytes[FROM] ? nib_qb_part(data, copy, FROM) : NULL;
         if (data->corrupt && k == 0) to[n / 2] ^= 1;
         for (int64_t i = 0; i < n; i++) {
-            const int difference = to[i] - (from ? from[i] : 0);
+            const int difference = to[i] - (from ? from[i] : 0x55);
             v->wrong_bytes += difference != 0;
             if (difference > v->max_err) v->max_err = difference;
             if (-difference > v->max_err) v->max_err = -difference;
@@ -107,7 +107,7 @@ const nib_qb_op nib_qb_read = {
     .layout = one_buffer, .run = run_read,
 };
 const nib_qb_op nib_qb_fill = {
-    .name = "fill", .help = "zeros by non-temporal stores; bytes written",
+    .name = "fill", .help = "one value by non-temporal stores; bytes written",
     .axes = BYTE_AXES, .limit = NIB_QB_LIMIT_SELF, .bytes = nib_qb_matrix_bytes,
     .layout = one_buffer, .run = run_fill, .check = check_buffer,
 };

@@ -32,9 +32,10 @@ static void nt_copy(void *dst, const void *src, size_t bytes)
 
 static void nt_fill(void *dst, size_t bytes)
 {
+    const __m256i value = _mm256_set1_epi8(NIB_BENCH_FILL);
     __m256i *to = dst;
     for (const __m256i *end = to + bytes / 32; to < end; to += 4) {
-        for (int i = 0; i < 4; i++) _mm256_stream_si256(to + i, _mm256_setzero_si256());
+        for (int i = 0; i < 4; i++) _mm256_stream_si256(to + i, value);
     }
     _mm_sfence();
 }

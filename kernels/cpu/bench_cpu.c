@@ -22,7 +22,7 @@ static uint32_t plain_read(const void *src, size_t bytes)
 }
 
 static void plain_copy(void *dst, const void *src, size_t bytes) { memcpy(dst, src, bytes); }
-static void plain_fill(void *dst, size_t bytes) { memset(dst, 0, bytes); }
+static void plain_fill(void *dst, size_t bytes) { memset(dst, NIB_BENCH_FILL, bytes); }
 
 static float plain_fma(int64_t iterations)
 {
@@ -102,7 +102,7 @@ static void bench_nt_fill(void *dst, size_t bytes, int32_t threads)
         size_t whole, n;
         uint8_t *to = (uint8_t *)dst + own_part(bytes, &whole, &n);
         loops->nt_fill(to, whole);
-        memset(to + whole, 0, n - whole);
+        memset(to + whole, NIB_BENCH_FILL, n - whole);
     }
 }
 

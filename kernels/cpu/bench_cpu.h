@@ -6,6 +6,8 @@
 #include <stdint.h>
 
 #define NIB_BENCH_GRAIN  256 /* bytes: a part is a multiple of it, 64-byte aligned */
+#define NIB_BENCH_FILL   0x55 /* not 0: some processors (seen on a Zen 5) drop lines of zeros on
+                                 the way to memory, which doubles the apparent bandwidth */
 #define NIB_BENCH_CHAINS 96  /* independent multiply-adds of one iteration */
 
 typedef struct nib_bench_loops {
