@@ -1,0 +1,77 @@
+/* nibble_json.c: reports as JSON. */
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <string.h>
+
+#include "nibble_tool.h"
+
+/* JSON has no Inf: an error of nothing has no SNR. */
+static json_t *number_or_null(double x) { return isfinite(x) ? json_real(x) : json_null(); }
+
+static json_t *counts(const uint64_t *count, int n)
+{
+    int last = n;
+    while (last > 0 && count[last - 1] == 0) last--;
+    json_t *array = json_array();
+    for (int i = 0; i < last; i++) json_array_append_new(array, json_integer((json_int_t)count[i]));
+    return array;
+}
+
+static json_t *tensor_json(const nib_tensor_report *t)
+{
+    json_t *dims = json_array();
+    for (int i = 0; i < t->n_dims; i++) json_array_append_new(dims, json_integer(t->dims[i]));
+    json_t *j = json_pack("{s:s,s:s,s:s,s:s,s:b,s:o,s:I,s:I}", "name", t->name, "layer_type",
+                          t->layer_type, "source_type", t->source_type, "stored_type",
+                          t->stored_type, "quantized", t->quantized, "dims", dims, "source_bytes",
+                          (json_int_t)t->source_bytes, "stored_bytes",
+                          (json_int_t)t->stored_bytes);
+    const nib_quantize_report *e = &t->error;
+    if (!j || !e->elements) return j;
+    json_object_set_new(j, "tensor_scale", json_real((double)t->tensor_scale));
+    json_object_set_new(j, "mse", json_real(e->sum_sq_error / (double)e->elements));
+    json_object_set_new(j, "relative_mse", number_or_null(nibble_relative_mse(e)));
+    json_object_set_new(j, "snr_db", number_or_null(nibble_snr_db(e)));
+    json_object_set_new(j, "max_error", json_real(e->max_error));
+    json_object_set_new(j, "sum_sq_error", json_real(e->sum_sq_error));
+    json_object_set_new(j, "sum_sq", json_real(e->sum_sq));
+    json_object_set_new(j, "nonfinite", json_integer((json_int_t)e->nonfinite));
+    json_object_set_new(j, "flushed", json_integer((json_int_t)e->flushed));
+    json_object_set_new(j, "saturated", json_integer((json_int_t)e->saturated));
+    json_object_set_new(j, "code_count", counts(e->code_count, 256));
+    json_object_set_new(j, "scale_count", counts(e->scale_count, 256));
+    return j;
+}
+
+static json_t *report_json(const char *command, const nib_checkpoint_report *r,
+                           const char *source, const char *target)
+{
+    json_t *tensors = json_array();
+    for (uint64_t i = 0; i < r->n_tensors; i++)
+        json_array_append_new(tensors, tensor_json(&r->tensors[i]));
+    json_t *seconds = json_pack("{s:f,s:f,s:f,s:f,s:f}", "total", r->seconds, "amax",
+                                r->seconds_amax, "quantize", r->seconds_quantize, "stats",
+                                r->seconds_stats, "write", r->seconds_write);
+    return json_pack("{s:s,s:s,s:s,s:s*,s:I,s:I,s:I,s:b,s:o,s:o}", "command", command, "version",
+                     nib_version(), "source", source, "target", target, "source_bytes",
+                     (json_int_t)r->source_bytes, "stored_bytes", (json_int_t)r->stored_bytes,
+                     "nonfinite", (json_int_t)r->nonfinite, "source_quantized",
+                     r->source_quantized, "seconds", seconds, "tensors", tensors);
+}
+
+int nibble_write_json(const char *path, const char *command, const nib_checkpoint_report *report,
+                      const char *source, const char *target)
+{
+    FILE *out = strcmp(path, "-") ? fopen(path, "w") : stdout;
+    if (!out) {
+        fprintf(stderr, "nibble: %s: %s\n", path, strerror(errno));
+        return 1;
+    }
+    json_t *j = report_json(command, report, source, target);
+    int failed = !j || json_dumpf(j, out, JSON_INDENT(1)) || fputc('\n', out) == EOF;
+    json_decref(j);
+    failed |= (out == stdout ? fflush(out) : fclose(out)) != 0;
+    if (failed) fprintf(stderr, "nibble: %s: the JSON could not be written\n", path);
+    return failed;
+}
