@@ -1,4 +1,5 @@
 /* scalar_cpu.c: the rules and conversions that host code needs for single numbers and rows. */
+#include "difference_cpu.h"
 #include "packed_cpu.h"
 
 static void tensor_scale(nib_format format, const nib_rules *rules, nib_scale_choice choice,
@@ -12,4 +13,5 @@ static void tensor_scale(nib_format format, const nib_rules *rules, nib_scale_ch
 
 const nib_scalar_ops nib_scalar_cpu = {
     .tensor_scale = tensor_scale,
+    .difference = nib_difference_cpu,
 };
