@@ -231,6 +231,8 @@ int main(int argc, char **argv)
 {
     arguments a = { .settings = { { .min_time_s = 0.5, .max_time_s = 5, .noise = 0.01,
                                     .max_runs = 100000, .stop = &stop }, 1, 0 } };
+    char command[1024];
+    join_command(argc, argv, command, sizeof command); /* argp puts options first */
     parse_arguments(argc, argv, &a);
     nib_qb_output output = { .json = open_output(a.json), .csv = open_output(a.csv) };
     output.table = output.json == stdout || output.csv == stdout ? stderr : stdout;
@@ -239,8 +241,6 @@ int main(int argc, char **argv)
     const struct sigaction action = { .sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND };
     sigaction(SIGINT, &action, NULL);
 
-    char command[1024];
-    join_command(argc, argv, command, sizeof command);
     nib_qb_report_environment(output.table, command);
     for (int i = 0; i < a.ops; i++) {
         nib_qb_case c = { .op = a.op[i] };
