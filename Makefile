@@ -20,6 +20,7 @@ CXXFLAGS ?= -O2 -g
 BUILD    ?= build
 SAN      ?=
 CUDA     ?= 0
+CUDA_HOME ?= /usr/local/cuda
 V        ?= 0
 Q        := $(if $(filter 1,$(V)),,@)
 
@@ -43,7 +44,7 @@ LIB_SRC  := $(wildcard host/*.c host/io/*.c host/model/*.c kernels/cpu/*.c)
 TOOL_SRC := $(wildcard host/tools/tool_*.c)
 NIBBLE_SRC := $(wildcard host/tools/nibble*.c)
 QBENCH_SRC := $(wildcard host/tools/qbench*.c)
-TEST_SRC := $(wildcard tests/*_test.c)
+TEST_SRC := $(wildcard tests/*_test.c tests/*_test.cc)
 FUZZ_SRC := $(wildcard tests/fuzz/*_fuzz.c)
 obj       = $(patsubst %,$(BUILD)/%.o,$(1))
 
@@ -56,7 +57,7 @@ export BUILD CC CXX
 
 .PHONY: all
 ## all: the library, shared and static, and the tools (the default)
-all: $(LIB_A) $(LIB_SO) $(TOOLS)
+all: $(LIB_A) $(TOOLS) $(LIB_SO)
 	@echo "nibble $(VERSION) is in $(BUILD)/; CUDA backend: not part of this version"
 
 $(LIB_A): $(call obj,$(LIB_SRC))
@@ -85,7 +86,9 @@ $(FUZZERS): $(BUILD)/%: $(BUILD)/tests/fuzz/%.c.o $(LIB_A)
 # The only files that may use AVX2 instructions; called after a check of the processor.
 $(BUILD)/%_avx2.c.o: ALL_CFLAGS += $(if $(filter x86_64,$(PROCESSOR)),-mavx2 -mfma -mf16c)
 $(BUILD)/host/tools/%.o: CPPFLAGS += -DNIB_COMMIT='"$(COMMIT)"' -DNIB_BUILD_DIR='"$(BUILD)"'
-$(BUILD)/tests/%.o: CPPFLAGS += -DNIB_BUILD_DIR='"$(BUILD)"'
+$(BUILD)/tests/%.o: CPPFLAGS += -DNIB_BUILD_DIR='"$(BUILD)"' $(TOOLKIT)
+# One test compares the arithmetic with the CUDA toolkit's headers, where they are.
+TOOLKIT  := $(addprefix -isystem ,$(wildcard $(CUDA_HOME)/include))
 $(call obj,$(NIBBLE_SRC) $(QBENCH_SRC) $(TOOL_SRC)): $(BUILD)/commit
 
 $(BUILD)/%.c.o: %.c $(BUILD)/flags
@@ -108,7 +111,8 @@ $(BUILD)/commit: FORCE
 
 # ---- for people ------------------------------------------------------------------------
 
-.PHONY: quickstart bench test check test-full tests sanitize fuzz fuzzers aarch64-test
+.PHONY: quickstart bench test check test-full tests sanitize fuzz fuzzers \
+        aarch64-test
 ## quickstart: installs what is missing, builds, quantizes a real model (MODEL=path: your own)
 quickstart:
 	@scripts/bootstrap.sh build
@@ -150,16 +154,18 @@ fuzzers: $(FUZZERS)
 
 ## aarch64-test: cross-compiles the arithmetic and its tests, runs them under qemu
 aarch64-test:
-	@+scripts/aarch64_test.sh $(BUILD)/aarch64
+	@scripts/bootstrap.sh test
+	@+scripts/run_tests.sh aarch64
 
 # ---- installing ------------------------------------------------------------------------
 
 .PHONY: install uninstall abi-update format clean help
 D := $(DESTDIR)
-OPENMP_LIB = $(if $(findstring clang,$(CC)),omp,gomp)
+OPENMP_LIB = $(if $(findstring clang,$(CC)),-fopenmp,-lgomp)
 fill = sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@LIBDIR@|$(libdir)|g' -e 's|@VERSION@|$(VERSION)|g' \
            -e 's|@INCLUDEDIR@|$(includedir)|g' -e 's|@OPENMP_LIB@|$(OPENMP_LIB)|g' \
-           -e 's|@SONAME@|$(SONAME)|g'
+           -e 's|@SONAME@|$(SONAME)|g' \
+           -e "s|@INCLUDE_FROM_LIB@|$$(realpath -m --relative-to=$(libdir) $(includedir))|g"
 CMAKE_DIR = $(libdir)/cmake/nibble
 
 ## install: library, headers, tools, pkg-config and CMake files (PREFIX= DESTDIR= libdir=)

@@ -5,11 +5,11 @@ set -eu
 
 names() {
     for header in include/nibble/*.h; do
-        [ "$header" = include/nibble/nibble.h ] || printf '#include "%s"\n' "$header"
+        [ "$header" = include/nibble/nibble.h ] || printf '#include "nibble/%s"\n' "${header##*/}"
     done |
-        ${CC:-cc} -std=c11 -Iinclude -I. -E -xc - |
+        ${CC:-cc} -std=c11 -Iinclude -E -xc - |
         # Only our own headers' lines. A pointer to a function reads (*name)( and so does not match.
-        awk '/^#/ { own = index($3, "\"include/nibble/") == 1; next } own' |
+        awk '/^#/ { own = $3 ~ /^"(\.\/)?include\/nibble\//; next } own' |
         tr '\n' ' ' | grep -oE '(^|[^a-zA-Z0-9_])nib_[a-z0-9_]+ *\(' |
         grep -oE 'nib_[a-z0-9_]+' | LC_ALL=C sort -u
 }

@@ -1,5 +1,7 @@
 #!/bin/bash
-# Runs groups of tests and sums them up: scripts/run_tests.sh check|test|sanitize|full|fuzz ...
+# Runs groups of tests and sums them up:
+#
+#   scripts/run_tests.sh check|test|sanitize|full|fuzz|aarch64 ...
 #
 # BUILD, CC, CXX as for make. FUZZ_SECONDS for each fuzzer (60). FULL_PART=N runs one of the
 # parts of "full", the N-th modulo their number. Each check that is not a Google Test counts as
@@ -94,18 +96,21 @@ group_check() {
 group_test() {
     local script
     group_check
+    build "libraries and tools" all
     for script in tests/*_test.sh; do
         [ ! -e "$script" ] || step "$(basename "$script" .sh)" "$script"
     done
+    step "symbols" scripts/abi/symbols.sh "$BUILD"
     step "abi" scripts/abi/abi.sh check "$BUILD/libnibble.so"
     build "build with clang" all tests BUILD="$BUILD/clang" CC=clang CXX=clang++
-    suite_aarch64
+    group_aarch64
 }
 
 # The portable arithmetic and its tests, cross-compiled, under qemu.
-suite_aarch64() {
-    build "build for aarch64" -f scripts/aarch64.mk BUILD="$BUILD/aarch64" &&
-        suite "aarch64 arithmetic" qemu-aarch64 "$BUILD/aarch64/tests"
+group_aarch64() {
+    build "build for aarch64" -f scripts/aarch64.mk BUILD="$BUILD/aarch64" \
+        CC=aarch64-linux-gnu-gcc &&
+        suite "arithmetic on aarch64" qemu-aarch64 "$BUILD/aarch64/tests/all"
 }
 
 group_sanitize() {
@@ -141,13 +146,13 @@ group_full() {
     for part in "${parts[@]}"; do "full_$part"; done
 }
 
-# Runs one fuzzer on a copy of its seeds, tests/fuzz/<stem>_seeds, and the inputs found before.
+# Runs one fuzzer from its seeds, tests/fuzz/corpus/X for X_fuzz.c; what it finds stays in BUILD.
 fuzz_one() {
     local stem=$1 folder=$BUILD/fuzz seconds=${FUZZ_SECONDS:-60}
+    local seeds=tests/fuzz/corpus/${stem%_fuzz}
     mkdir -p "$folder/corpus/$stem" "$folder/crashes"
     set -- "$folder/corpus/$stem"
-    [ ! -d "tests/fuzz/${stem}_seeds" ] || set -- "$@" "tests/fuzz/${stem}_seeds"
-    [ ! -e "tests/fuzz/$stem.dict" ] || set -- "-dict=tests/fuzz/$stem.dict" "$@"
+    [ ! -d "$seeds" ] || set -- "$@" "$seeds"
     OMP_NUM_THREADS=1 "$folder/$stem" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
         -print_final_stats=1 -artifact_prefix="$folder/crashes/$stem-" "$@"
 }
@@ -158,13 +163,17 @@ group_fuzz() {
     for source in tests/fuzz/*_fuzz.c; do
         [ ! -e "$source" ] || stems+=("$(basename "$source" .c)")
     done
-    for stem in ${stems[@]+"${stems[@]}"}; do step "fuzz $stem" fuzz_one "$stem"; done
+    for stem in ${stems[@]+"${stems[@]}"}; do
+        step "fuzz ${stem%_fuzz}, ${FUZZ_SECONDS:-60} s" fuzz_one "$stem"
+    done
 }
 
 for group in "$@"; do
     case $group in
-    check|test|sanitize|full|fuzz) "group_$group" ;;
-    *) echo "run_tests: unknown group '$group': check, test, sanitize, full or fuzz" >&2; exit 2 ;;
+    check|test|sanitize|full|fuzz|aarch64) "group_$group" ;;
+    *)
+        echo "run_tests: no group '$group': check, test, sanitize, full, fuzz, aarch64" >&2
+        exit 2 ;;
     esac
 done
 echo "$passed passed, $failed failed, $skipped skipped"

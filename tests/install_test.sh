@@ -1,0 +1,57 @@
+#!/bin/sh
+# Installs into an empty folder and builds an outside program against it: shared and static, by
+# pkg-config and by CMake. Nothing but the installed tree is in its reach.
+set -eu
+cd "$(dirname "$0")/.."
+consumer=$PWD/tests/install_consumer/install_consumer.c
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+fail() { echo "install: $*"; exit 1; }
+
+prefix=/opt/nibble
+make --no-print-directory install DESTDIR="$root" PREFIX=$prefix V=1
+for file in lib/libnibble.a lib/libnibble.so lib/libnibble.so.0 \
+        lib/pkgconfig/nibble.pc lib/cmake/nibble/nibbleConfig.cmake; do
+    [ -e "$root$prefix/$file" ] || fail "$file is missing"
+done
+for header in include/nibble/*.h; do
+    cmp "$header" "$root$prefix/$header" || fail "$header is missing"
+done
+grep -r "$root" "$root$prefix/lib/pkgconfig" "$root$prefix/lib/cmake" && fail "DESTDIR in a file"
+
+cd "$root" # away from the source tree
+export PKG_CONFIG_PATH="$root$prefix/lib/pkgconfig" PKG_CONFIG_SYSROOT_DIR="$root"
+lib=$root$prefix/lib
+version=$(pkg-config --modversion nibble)
+runs() { # COMMAND...: prints the line that the consumer prints
+    [ "$("$@")" = "nibble $version: 16 numbers came back" ] || fail "$* printed: $("$@")"
+}
+cc=${CC:-cc}
+
+# shellcheck disable=SC2046 # words
+$cc -std=c99 -Wall -Wextra -Werror -pedantic "$consumer" -o shared \
+    $(pkg-config --cflags --libs nibble)
+LD_LIBRARY_PATH=$lib runs ./shared
+readelf -d shared | grep -q 'NEEDED.*libnibble.so.0' || fail "shared does not need libnibble.so.0"
+
+# shellcheck disable=SC2046
+$cc -std=c99 -static "$consumer" -o static $(pkg-config --cflags nibble) \
+    $(pkg-config --libs --static nibble) 2>static.txt || fail "static: $(cat static.txt)"
+runs ./static
+readelf -d static | grep NEEDED && fail "static needs a shared library"
+
+LD_LIBRARY_PATH=$lib ldd -r "$lib/libnibble.so" > ldd.txt 2>&1
+grep -E 'not found|undefined' ldd.txt && fail "libnibble.so lacks symbols or libraries"
+
+cp "$(dirname "$consumer")/CMakeLists.txt" "$consumer" .
+cmake -S . -B cmake -DCMAKE_PREFIX_PATH="$root$prefix" -DCMAKE_C_COMPILER="$cc" > cmake.txt 2>&1 ||
+    fail "cmake: $(cat cmake.txt)"
+cmake --build cmake > build.txt 2>&1 || fail "cmake --build: $(cat build.txt)"
+runs cmake/by_shared
+runs cmake/by_static
+readelf -d cmake/by_static | grep -q libnibble && fail "by_static needs libnibble.so"
+
+cd - >/dev/null
+make --no-print-directory uninstall DESTDIR="$root" PREFIX=$prefix
+left=$(find "$root$prefix" -type f -o -type l)
+[ -z "$left" ] || fail "uninstall left $left"

@@ -1,0 +1,92 @@
+/* shim_plain.c: shim.h without Google Test, for a processor that has no package of it. Speaks
+ * its dialect: --gtest_filter=TEXT (a part of the name), GTEST_TOTAL_SHARDS, GTEST_SHARD_INDEX,
+ * and the lines that scripts/run_tests.sh counts. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "shim.h"
+
+typedef struct test {
+    const char *suite, *name;
+    void      (*body)(void);
+} test;
+
+static test   tests[4096];
+static size_t n_tests;
+static int    failed, skipped;
+
+void nib_test_register(const char *suite, const char *name, void (*body)(void), const char *file,
+                       int line)
+{
+    if (n_tests == sizeof tests / sizeof *tests) {
+        fprintf(stderr, "%s:%d: more than %zu tests\n", file, line, n_tests);
+        exit(2);
+    }
+    tests[n_tests++] = (test){ suite, name, body };
+}
+
+void nib_test_expect(int ok, const char *file, int line, const char *format, ...)
+{
+    if (ok) return;
+    va_list args;
+    va_start(args, format);
+#pragma omp critical
+    {
+        printf("%s:%d: Failure\n", file, line);
+        vprintf(format, args);
+        printf("\n");
+        failed = 1;
+    }
+    va_end(args);
+}
+
+void nib_test_skip(const char *file, int line, const char *reason)
+{
+    printf("%s:%d: Skipped\n%s\n", file, line, reason);
+    skipped = 1;
+}
+
+int nib_test_failed(void) { return failed; }
+
+static size_t number_from(const char *variable, size_t otherwise)
+{
+    const char *text = getenv(variable);
+    return text && *text ? strtoul(text, NULL, 10) : otherwise;
+}
+
+static int run(const test *t)
+{
+    struct timespec start, end;
+    failed = skipped = 0;
+    printf("[ RUN      ] %s.%s\n", t->suite, t->name);
+    fflush(stdout);
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    t->body();
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    const long ms = (long)(end.tv_sec - start.tv_sec) * 1000
+                  + (end.tv_nsec - start.tv_nsec) / 1000000;
+    printf("[%s] %s.%s (%ld ms)\n",
+           failed ? "  FAILED  " : skipped ? "  SKIPPED " : "       OK ", t->suite, t->name, ms);
+    fflush(stdout);
+    return failed;
+}
+
+int main(int argc, char **argv)
+{
+    const char *filter = "";
+    for (int i = 1; i < argc; i++)
+        if (strncmp(argv[i], "--gtest_filter=", 15) == 0) filter = argv[i] + 15;
+
+    const size_t shards = number_from("GTEST_TOTAL_SHARDS", 1);
+    const size_t shard  = number_from("GTEST_SHARD_INDEX", 0);
+    int any_failed = 0;
+    for (size_t i = 0; i < n_tests; i++) {
+        char name[256];
+        snprintf(name, sizeof name, "%s.%s", tests[i].suite, tests[i].name);
+        if (i % shards == shard && strstr(name, filter)) any_failed |= run(&tests[i]);
+    }
+    return any_failed;
+}
