@@ -1,6 +1,7 @@
 /* isa_cpu.c: the tables of the CPU backends, and which of them this processor runs. Compiled
  * for the base instruction set, as is everything that runs before the check. */
 #include "isa_cpu.h"
+#include "avx2_cpu.h"
 #include "portable_cpu.h"
 
 #include <omp.h>
@@ -37,4 +38,23 @@ const nib_backend nib_backend_cpu_portable = {
     .quantize_stats = nib_quantize_stats_portable,
 };
 
-const nib_backend *nib_backend_cpu_avx2(void) { return NULL; }
+#if defined(__x86_64__)
+static const nib_backend backend_avx2 = {
+    .version = NIB_BACKEND_VERSION,
+    .name = "cpu avx2",
+    .quantize = nib_quantize_avx2,
+    .dequantize = nib_dequantize_avx2,
+    .amax = nib_amax_avx2,
+    .amax_rows = nib_amax_rows_avx2,
+    .relayout_scales = nib_relayout_scales_cpu,
+    .quantize_stats = nib_quantize_stats_avx2,
+};
+#endif
+
+const nib_backend *nib_backend_cpu_avx2(void)
+{
+#if defined(__x86_64__)
+    if (nib_cpu_has_avx2()) return &backend_avx2;
+#endif
+    return NULL;
+}

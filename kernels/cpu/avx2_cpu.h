@@ -1,0 +1,17 @@
+/* avx2_cpu.h: the operations for processors with AVX2, FMA and F16C. */
+#ifndef NIB_AVX2_CPU_H
+#define NIB_AVX2_CPU_H
+
+#include "kernels/backend.h"
+
+nib_status nib_quantize_avx2(const nib_launch *launch, const nib_matrix *src,
+                             const nib_quantize_request *request, const nib_packed *dst);
+nib_status nib_dequantize_avx2(const nib_launch *launch, const nib_packed *src,
+                               const nib_matrix *dst);
+nib_status nib_amax_avx2(const nib_launch *launch, const nib_matrix *src, float *amax,
+                         uint64_t *nonfinite);
+nib_status nib_amax_rows_avx2(const nib_launch *launch, const nib_matrix *src, float *amax);
+nib_status nib_quantize_stats_avx2(const nib_launch *launch, const nib_matrix *src,
+                                   const nib_packed *packed, nib_quantize_report *report);
+
+#endif

@@ -1,0 +1,124 @@
+/* scale8_avx2.h: nib_block_scale and nib_block_unit for eight blocks at a time.
+ *
+ * The operations and their order are those of kernels/common/block.h; the tests compare every
+ * byte. Rules that are rare or need more than a few instructions go through the scalar code.
+ */
+#ifndef NIB_SCALE8_AVX2_H
+#define NIB_SCALE8_AVX2_H
+
+#include <immintrin.h>
+
+#include "packed_cpu.h"
+
+/* E4M3 bytes of v >= 0, nearest even, saturating: nib_e4m3_from_f32. */
+static inline __m256i nib_e4m3_bytes8(__m256 v)
+{
+    const __m256 s = _mm256_min_ps(v, _mm256_set1_ps(448.0f));
+    const __m256i e = _mm256_and_si256(
+        _mm256_castps_si256(_mm256_max_ps(s, _mm256_set1_ps(0x1p-6f))),
+        _mm256_set1_epi32(0x7f800000));
+    const __m256i magic = _mm256_add_epi32(e, _mm256_set1_epi32((20 << 23) + (1 << 22)));
+    const __m256 sum = _mm256_add_ps(s, _mm256_castsi256_ps(magic));
+    const __m256i units = _mm256_sub_epi32(_mm256_castps_si256(sum), magic);
+    return _mm256_add_epi32(units, _mm256_sub_epi32(_mm256_srli_epi32(e, 20),
+                                                    _mm256_set1_epi32(121 << 3)));
+}
+
+/* Values of E4M3 bytes below 0x7f. Subnormals by conversion: an f32 subnormal would be slow. */
+static inline __m256 nib_e4m3_values8(__m256i byte)
+{
+    const __m256 normal = _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_slli_epi32(byte, 20), _mm256_set1_epi32(120 << 23)));
+    const __m256 subnormal = _mm256_mul_ps(_mm256_cvtepi32_ps(byte), _mm256_set1_ps(0x1p-9f));
+    const __m256i small = _mm256_cmpgt_epi32(_mm256_set1_epi32(8), byte);
+    return _mm256_blendv_ps(normal, subnormal, _mm256_castsi256_ps(small));
+}
+
+/* The scalar definition, eight times. */
+static inline __m256i nib_block_scales_scalar8(const nib_tensor_math *m, __m256 amax)
+{
+    float a[8];
+    int32_t byte[8];
+    _mm256_storeu_ps(a, amax);
+    for (int i = 0; i < 8; i++) byte[i] = (int32_t)nib_block_scale(m, a[i]);
+    return _mm256_loadu_si256((const __m256i *)byte);
+}
+
+static inline __m256i nib_e4m3_scales8(const nib_tensor_math *m, __m256 amax)
+{
+    __m256 v;
+    switch (m->rules.block_scale) {
+    case NIB_B_FOLDED: v = _mm256_mul_ps(amax, _mm256_set1_ps(m->folded)); break;
+    case NIB_B_DIVIDE: v = _mm256_div_ps(amax, _mm256_set1_ps(m->denominator)); break;
+    default:
+        if (m->rules.source != NIB_DT_F32) return nib_block_scales_scalar8(m, amax);
+        v = _mm256_mul_ps(_mm256_div_ps(amax, _mm256_set1_ps(m->element_max)),
+                          _mm256_set1_ps(m->scales.encode));
+        break;
+    }
+    /* nib_e4m3_scale_byte: the floor for v > 0, the zero byte for what is still 0. */
+    const __m256i none = _mm256_castps_si256(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_NGT_UQ));
+    const __m256i floor = _mm256_andnot_si256(none, _mm256_set1_epi32((int)m->rules.e4m3_min));
+    const __m256i byte = _mm256_max_epi32(nib_e4m3_bytes8(v), floor);
+    const __m256i zero = _mm256_or_si256(none, _mm256_cmpeq_epi32(byte, _mm256_setzero_si256()));
+    return _mm256_blendv_epi8(byte, _mm256_set1_epi32((int)m->rules.e4m3_zero), zero);
+}
+
+/* E8M0: ((bits of a + round) >> 23) - emax, where round carries into the exponent exactly when
+ * the rule goes up. Subnormal and zero amax have exponent 0 and end in byte 0. */
+static inline __m256i nib_e8m0_scales8(const nib_tensor_math *m, __m256 amax)
+{
+    const nib_element_traits t = nib_element_traits_of(m->rules.element);
+    int32_t round;
+    switch (m->rules.mx) {
+    case NIB_MX_RULE_RCEIL: round = 0x7fffff - (int32_t)(nib_bits_of(t.max) & 0x7fffff); break;
+    case NIB_MX_RULE_FLOOR: round = 0; break;
+    case NIB_MX_RULE_EVEN:  round = 1 << (22 - t.m); break;
+    case NIB_MX_RULE_CEIL:  round = 0x7fffff; break;
+    default: return nib_block_scales_scalar8(m, amax);
+    }
+    const __m256i sum = _mm256_add_epi32(_mm256_castps_si256(amax), _mm256_set1_epi32(round));
+    const __m256i e = _mm256_sub_epi32(_mm256_srli_epi32(sum, 23), _mm256_set1_epi32(t.emax));
+    return _mm256_max_epi32(e, _mm256_setzero_si256());
+}
+
+/* nib_block_unit.factor of eight bytes; whether it divides depends on the rules only. */
+static inline __m256 nib_block_factors8(const nib_tensor_math *m, __m256i byte)
+{
+    if (!m->rules.e4m3_scale) { /* 2^(127 - byte); byte 254 gives 2^-127, which is subnormal */
+        const __m256i e = _mm256_sub_epi32(_mm256_set1_epi32(254), byte);
+        const __m256i last = _mm256_cmpeq_epi32(e, _mm256_setzero_si256());
+        return _mm256_castsi256_ps(_mm256_or_si256(
+            _mm256_slli_epi32(e, 23), _mm256_and_si256(last, _mm256_set1_epi32(1 << 22))));
+    }
+    const __m256 s = nib_e4m3_values8(byte);
+    switch (m->rules.factor) {
+    case NIB_E_RECIPROCAL: /* minps takes its second operand for a NaN, as nib_min does */
+        return _mm256_min_ps(_mm256_div_ps(_mm256_set1_ps(1.0f),
+                                           _mm256_mul_ps(s, _mm256_set1_ps(m->inverse))),
+                             _mm256_set1_ps(NIB_F32_MAX));
+    case NIB_E_DIVIDE: return _mm256_mul_ps(s, _mm256_set1_ps(m->scales.decode));
+    default:           return _mm256_div_ps(s, _mm256_set1_ps(m->scales.encode));
+    }
+}
+
+/* nib_block_step of eight bytes that are no NaN. */
+static inline __m256 nib_block_steps8(int e4m3_scale, __m256i byte, float t)
+{
+    if (e4m3_scale) return _mm256_mul_ps(nib_e4m3_values8(byte), _mm256_set1_ps(t));
+    const __m256i tiny = _mm256_cmpeq_epi32(byte, _mm256_setzero_si256()); /* 2^-127 */
+    return _mm256_mul_ps(
+        _mm256_castsi256_ps(_mm256_or_si256(
+            _mm256_slli_epi32(byte, 23), _mm256_and_si256(tiny, _mm256_set1_epi32(1 << 22)))),
+        _mm256_set1_ps(t));
+}
+
+/* Eight values of 0..255 to eight bytes. */
+static inline uint64_t nib_bytes8(__m256i v)
+{
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(v),
+                                           _mm256_extracti128_si256(v, 1));
+    return (uint64_t)_mm_cvtsi128_si64(_mm_packus_epi16(words, words));
+}
+
+#endif
