@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Makes a small Llama-shaped model with random weights, as a Hugging Face folder.
 
-For quickstart where no real model can be had: the shapes and files are those of a language
-model (bf16, byte-level tokenizer), the weights are noise. Standard library only.
+    make_sample_model.py FOLDER [LAYERS HIDDEN INTERMEDIATE]
+
+For quickstart where no real model can be had, and for tests: the shapes and files are those of a
+language model (bf16, byte-level tokenizer), the weights are noise. Standard library only.
 """
 import json
 import random
@@ -10,7 +12,8 @@ import struct
 import sys
 from pathlib import Path
 
-HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS, VOCAB = 512, 1536, 8, 8, 2, 258
+HEADS, KV_HEADS, VOCAB = 8, 2, 258
+LAYERS, HIDDEN, INTERMEDIATE = [int(a) for a in sys.argv[2:5]] or (8, 512, 1536)
 
 
 def tensors():
