@@ -12,7 +12,7 @@ packages_of() {
     build)  echo gcc libc6-dev make libjansson-dev ;;
     model)  echo ca-certificates python3 python3-pip ;; # how quickstart gets its model
     test)   echo gcc g++ libc6-dev make git pkg-config cmake libjansson-dev libgtest-dev \
-                 clang libclang-rt-dev libomp-dev abigail-tools \
+                 clang libclang-rt-dev libomp-dev abigail-tools python3 python3-venv \
                  qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross ;;
     format) echo git clang-format python3 ;;
     *)      echo "bootstrap: unknown set '$1': build, model, test or format" >&2; exit 2 ;;
