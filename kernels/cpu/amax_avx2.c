@@ -23,8 +23,10 @@ static uint32_t most_f32(const float *p, int64_t n)
 {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256i m[4];
+#pragma GCC unroll 8
     for (int j = 0; j < 4; j++) m[j] = _mm256_setzero_si256();
     for (int64_t i = 0; i < n; i += 32) {
+#pragma GCC unroll 8
         for (int j = 0; j < 4; j++) {
             const __m256i x = _mm256_loadu_si256((const __m256i *)(p + i + 8 * j));
             m[j] = _mm256_max_epi32(m[j], _mm256_and_si256(x, magnitude));
@@ -39,8 +41,10 @@ static uint32_t most_u16(const uint16_t *p, int64_t n)
 {
     const __m256i magnitude = _mm256_set1_epi16(0x7fff);
     __m256i m[4];
+#pragma GCC unroll 8
     for (int j = 0; j < 4; j++) m[j] = _mm256_setzero_si256();
     for (int64_t i = 0; i < n; i += 64) {
+#pragma GCC unroll 8
         for (int j = 0; j < 4; j++) {
             const __m256i x = _mm256_loadu_si256((const __m256i *)(p + i + 16 * j));
             m[j] = _mm256_max_epi16(m[j], _mm256_and_si256(x, magnitude));

@@ -83,6 +83,7 @@ nib_codes16(int dtype, int divides, int clamps, int kind, const nib_codes_rules 
         }
     }
     __m256i sum[2], below[2];
+#pragma GCC unroll 8
     for (int i = 0; i < 2; i++) {
         y[i] = divides ? _mm256_div_ps(y[i], f) : _mm256_mul_ps(y[i], f);
         if (kind != NIB_CODES_KEEP) {
@@ -119,10 +120,12 @@ nib_codes64(int dtype, int divides, int clamps, int kind, const nib_codes_rules 
 {
     const __m256i sign = _mm256_set1_epi8(8), pair = _mm256_set1_epi16(0x1001); /* 1, 16 */
     __m256i code[4], signs[4], bytes[2];
+#pragma GCC unroll 8
     for (int b = 0; b < 4; b++) {
         code[b] = nib_codes16(dtype, divides, clamps, kind, rules,
                               x + b * 16 * (dtype == NIB_DT_F32 ? 4 : 2), factors + b, &signs[b]);
     }
+#pragma GCC unroll 8
     for (int b = 0; b < 2; b++) {
         const __m256i c = _mm256_packus_epi16(code[2 * b], code[2 * b + 1]);
         const __m256i s = _mm256_packs_epi16(signs[2 * b], signs[2 * b + 1]);

@@ -29,18 +29,22 @@ static inline __attribute__((always_inline)) __m256i amax8_f32(const float *x, i
 {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256i m[8];
+#pragma GCC unroll 8
     for (int b = 0; b < 8; b++) {
         m[b] = _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(x + b * block)), magnitude);
+#pragma GCC unroll 8
         for (int j = 8; j < block; j += 8) {
             const __m256i v = _mm256_loadu_si256((const __m256i *)(x + b * block + j));
             m[b] = _mm256_max_epi32(m[b], _mm256_and_si256(v, magnitude));
         }
     }
     __m256i t[4], u[2];
+#pragma GCC unroll 8
     for (int i = 0; i < 4; i++) {
         t[i] = _mm256_max_epi32(_mm256_unpacklo_epi32(m[2 * i], m[2 * i + 1]),
                                 _mm256_unpackhi_epi32(m[2 * i], m[2 * i + 1]));
     }
+#pragma GCC unroll 8
     for (int i = 0; i < 2; i++) {
         u[i] = _mm256_max_epi32(_mm256_unpacklo_epi64(t[2 * i], t[2 * i + 1]),
                                 _mm256_unpackhi_epi64(t[2 * i], t[2 * i + 1]));
@@ -55,18 +59,22 @@ static inline __attribute__((always_inline)) __m256i amax8_half(int dtype, const
 {
     const __m256i magnitude = _mm256_set1_epi16(0x7fff);
     __m256i m[8];
+#pragma GCC unroll 8
     for (int b = 0; b < 8; b++) {
         m[b] = _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(x + b * block)), magnitude);
+#pragma GCC unroll 8
         for (int j = 16; j < block; j += 16) {
             const __m256i v = _mm256_loadu_si256((const __m256i *)(x + b * block + j));
             m[b] = _mm256_max_epi16(m[b], _mm256_and_si256(v, magnitude));
         }
     }
     __m256i t[4], u[2];
+#pragma GCC unroll 8
     for (int i = 0; i < 4; i++) {
         t[i] = _mm256_max_epi16(_mm256_unpacklo_epi16(m[2 * i], m[2 * i + 1]),
                                 _mm256_unpackhi_epi16(m[2 * i], m[2 * i + 1]));
     }
+#pragma GCC unroll 8
     for (int i = 0; i < 2; i++) {
         u[i] = _mm256_max_epi16(_mm256_unpacklo_epi32(t[2 * i], t[2 * i + 1]),
                                 _mm256_unpackhi_epi32(t[2 * i], t[2 * i + 1]));

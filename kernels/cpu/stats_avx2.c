@@ -45,6 +45,7 @@ errors(int dtype, const uint8_t *x, const uint8_t *codes, const float *steps, in
     for (int64_t i = 0; i < n; i += STEP) {
         __m256 v[4];
         nib_values32(codes + i / 2, v);
+#pragma GCC unroll 8
         for (int j = 0; j < 4; j++) {
             const __m256 xs = load8(dtype, x + (i + 8 * j) * size);
             const __m256 value = _mm256_mul_ps(v[j], _mm256_broadcast_ss(steps + i / 16 + j / 2));
@@ -67,6 +68,7 @@ errors(int dtype, const uint8_t *x, const uint8_t *codes, const float *steps, in
     *l = s;
     uint32_t m[8], most = 0;
     _mm256_storeu_si256((__m256i *)m, largest);
+#pragma GCC unroll 8
     for (int i = 0; i < 8; i++) most = m[i] > most ? m[i] : most;
     return most;
 }
@@ -77,17 +79,20 @@ static void count_codes(const uint8_t *codes, int64_t bytes, uint64_t *count)
     const __m256i low = _mm256_set1_epi8(15);
     for (int half = 0; half < 16; half += 8) {
         __m256i sums[8];
+#pragma GCC unroll 8
         for (int c = 0; c < 8; c++) sums[c] = _mm256_setzero_si256();
         for (int64_t i = 0; i < bytes; i += 32) {
             const __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)(codes + i));
             const __m256i a = _mm256_and_si256(v, low);
             const __m256i b = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
+#pragma GCC unroll 8
             for (int c = 0; c < 8; c++) {
                 const __m256i which = _mm256_set1_epi8((char)(half + c));
                 sums[c] = _mm256_sub_epi8(sums[c], _mm256_cmpeq_epi8(a, which));
                 sums[c] = _mm256_sub_epi8(sums[c], _mm256_cmpeq_epi8(b, which));
             }
         }
+#pragma GCC unroll 8
         for (int c = 0; c < 8; c++) {
             uint64_t part[4];
             _mm256_storeu_si256((__m256i *)part, _mm256_sad_epu8(sums[c], _mm256_setzero_si256()));
@@ -101,6 +106,7 @@ static uint64_t negated_sum(__m256i v)
     int32_t part[8];
     int64_t sum = 0;
     _mm256_storeu_si256((__m256i *)part, v);
+#pragma GCC unroll 8
     for (int i = 0; i < 8; i++) sum -= part[i];
     return (uint64_t)sum;
 }
@@ -124,6 +130,7 @@ static void stats_span(const nib_stats_job *job, int64_t row, int64_t first, int
         lanes l;
         uint32_t most = NIB_F32_INF_BITS;
         if (n && nib_steps_of_row(p, row, k, blocks, steps)) {
+#pragma GCC unroll 8
             for (int i = 0; i < 2; i++) {
                 l.error[i] = _mm256_loadu_pd(sums->error + 4 * i);
                 l.square[i] = _mm256_loadu_pd(sums->square + 4 * i);
@@ -138,12 +145,14 @@ static void stats_span(const nib_stats_job *job, int64_t row, int64_t first, int
             nib_stats_span_portable(job, row, k, k + most_blocks, sums, counts);
             continue;
         }
+#pragma GCC unroll 8
         for (int i = 0; i < 2; i++) {
             _mm256_storeu_pd(sums->error + 4 * i, l.error[i]);
             _mm256_storeu_pd(sums->square + 4 * i, l.square[i]);
         }
         uint32_t m[8];
         _mm256_storeu_si256((__m256i *)m, l.most);
+#pragma GCC unroll 8
         for (int i = 0; i < 8; i++) {
             if (m[i] > counts->max_error) counts->max_error = m[i];
         }
