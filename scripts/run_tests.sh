@@ -138,8 +138,13 @@ full_tsan() { # clang's OpenMP tells the thread sanitizer about its barriers; gc
     TSAN_OPTIONS="ignore_noninstrumented_modules=1" OMP_NUM_THREADS=4 \
         other "thread sanitizer" tsan CC=clang CXX=clang++ SAN=-fsanitize=thread
 }
+full_floats() {
+    build "build" tests || return
+    NIB_TEST_FULL=1 suite "every f32, against the toolkit" "$BUILD/tests/all" \
+        --gtest_filter='*AllFloats*'
+}
 group_full() {
-    local parts=(clang native plain threads tsan) part
+    local parts=(clang native plain threads tsan floats) part
     if [ -n "${FULL_PART:-}" ]; then
         parts=("${parts[FULL_PART % ${#parts[@]}]}")
     fi

@@ -88,6 +88,10 @@ NIB_TEST(Block, ScaleBytes)
     EXPECT(nib_block_scale(&m, 0.0f) == 0x38, "zero block: 1.0");
     EXPECT(nib_block_scale(&m, 0x1p-20f) == 1, "raised to 2^-9");
     EXPECT(nib_block_scale(&m, 0x1p-149f) == 0x38, "a / 6 underflows: a zero block");
+    r.e4m3_min = 8;
+    m = math_with(&r, 2688.0f);
+    EXPECT(nib_block_scale(&m, 0x1p-6f) == 8, "raised to 2^-6, torchao's least");
+    EXPECT(nib_block_scale(&m, 6.0f) == 0x38, "others are left alone");
     r.e4m3_zero = 0x20;
     r.e4m3_min = 0;
     m = math_with(&r, 2688.0f);

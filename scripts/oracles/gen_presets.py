@@ -34,7 +34,7 @@ NONE = 0xFFFFFFFF
 def bits_up(x, dtype, n):
     """x moved n representable numbers away from zero."""
     kind = np.uint32 if dtype == F32 else np.uint16
-    bits = int(np.asarray(x, NUMPY[dtype]).view(kind)) + n
+    bits = int(np.asarray(x, NUMPY[dtype]).view(kind)) + int(n)
     return kind(bits).view(NUMPY[dtype])
 
 
@@ -51,6 +51,25 @@ def boundary(rng, dtype):
                 b[rng.integers(16)] = amax
                 b[16 + rng.integers(16)] = -amax
                 blocks.append(b)
+    return np.concatenate(blocks)
+
+
+def midpoints(rng):
+    """Blocks of 16 whose scale lies within two ulps of a tie of E4M3, and whose elements lie so
+    near ties of E2M1: where packages that order their f32 operations differently part."""
+    values = np.arange(1, 127, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
+    unit = float(np.float32(3.7)) / 2688  # t, when the tensor's amax is 3.7
+    ties = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
+    blocks = [np.full(16, 3.7, np.float32)]
+    for i in rng.permutation(len(values) - 1)[:60]:
+        middle = (values[i] + values[i + 1]) / 2
+        for n in range(-2, 3):
+            scale = values[i + rng.integers(2)] * unit
+            x = [bits_up(t * scale, F32, rng.integers(-2, 3)) for t in rng.choice(ties, 16)]
+            b = np.array(x, np.float32) * rng.choice(np.array([-1, 1], np.float32), 16)
+            b[rng.integers(16)] = bits_up(6 * middle * unit, F32, n)
+            blocks.append(b)
+    blocks.append(np.zeros(16, np.float32))
     return np.concatenate(blocks)
 
 
@@ -92,6 +111,8 @@ def tensors(rng, dtype):
     for scale in ((1e-30, 3e-38, 1e-41, 1e36) if dtype != F16 else (1e-2, 1e-5, 1e-6, 1e4)):
         yield as_dtype(np.clip(rng.normal(0, scale, 8 * 32), -4 * scale, 4 * scale))
     yield np.zeros(64, NUMPY[dtype])
+    if dtype == F32:
+        yield midpoints(rng)
 
 
 # ---- the packages -------------------------------------------------------------------------
