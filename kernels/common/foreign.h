@@ -79,11 +79,16 @@ NIB_HD void nib_scale_and_add(const int8_t *q, int n, float d, float m, float *d
     for (int j = 0; j < n; j++) dst[j] = (float)q[j] * d + m;
 }
 
-/* 2 * e2m1 of a code: 0 1 2 3 4 6 8 12, then the negatives. */
+/* 2 * e2m1 of a code: 0 1 2 3 4 6 8 12, then the negatives. Bits only: compares and selects
+ * would leave the byte lanes. */
 NIB_HD int8_t nib_twice_e2m1(int8_t code)
 {
-    const int m = code & 7, v = m + (m > 4) + (m > 5) + 3 * (m > 6);
-    return (int8_t)(code > 7 ? -v : v);
+    const int8_t m = code & 7, one_more = (int8_t)-(m >> 1 & 1);  /* masks: 0 or -1 */
+    const int8_t large = (int8_t)-(m >> 2), negative = (int8_t)-(code >> 3);
+    const int8_t base = (int8_t)(4 | (m & 1) << 1);               /* 4 or 6 */
+    const int8_t doubled = (int8_t)(base + (base & one_more));    /* 4 6 8 12 */
+    const int8_t v = (int8_t)((doubled & large) | (m & ~large));
+    return (int8_t)((v ^ negative) - negative);
 }
 
 NIB_HD void nib_decode_e2m1_halves(const uint8_t *src, int n, float half_scale, float *dst)
