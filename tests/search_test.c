@@ -157,6 +157,9 @@ NIB_TEST(Search, OrderOfTheSum) /* 2^24 absorbs a 1 and rounds a 3 to 4: the ord
     x[15] = 0.2f;
     EXPECT(nib_block_error(&m, x, BLOCK, 127, 0) == 0.125f + 0.2f * 0.2f, "squares");
     EXPECT(nib_block_error(&m, x, BLOCK, 127, 1) == 0.5f + 0.2f, "magnitudes");
+
+    const float far[BLOCK] = { 0x1p24f + 6, 7, 0, 7, 0, 7 }; /* 2^24 and three ones beyond 6 */
+    EXPECT(nib_block_error(&m, far, BLOCK, 127, 1) == 0x1p24f + 4.0f, "p0 + (p1 + p3 + p5)");
 }
 
 NIB_TEST(Search, EqualErrorsAndOddBlocksKeepAmax)
@@ -198,6 +201,19 @@ NIB_TEST(Search, ShortBlocks) /* n below the block length: the sum takes what th
         EXPECT(nib_block_search(&m, NIB_SC_MSE_FULL, x, n, a)
                    == nib_block_search(&m, NIB_SC_MSE_FULL, padded, BLOCK, a), "%d elements", n);
     }
+}
+
+NIB_TEST(FourOverSix, EqualErrorsKeepSix) /* multiples of 3 are exact under 1.0 and under 1.5 */
+{
+    nib_block_rules r = { .element = NIB_EL_E2M1, .e4m3_scale = 1, .has_tensor_scale = 1,
+                          .block = BLOCK, .scale_max = NIB_FOUR_OVER_SIX_MAX };
+    const nib_tensor_math m = nib_tensor_math_of(&r, nib_tensor_factors(&r, 6.0f * 256.0f));
+    float x[BLOCK] = { 6.0f, -3.0f, 0.0f, 3.0f, -6.0f };
+    for (int choice = NIB_SC_46_MSE; choice <= NIB_SC_46_MAE; choice++)
+        EXPECT(nib_block_search(&m, choice, x, BLOCK, 6.0f) == 0x38, "six: 1.0");
+    x[5] = 4.5f; /* 3 * 1.5, not a value under 1.0 */
+    for (int choice = NIB_SC_46_MSE; choice <= NIB_SC_46_MAE; choice++)
+        EXPECT(nib_block_search(&m, choice, x, BLOCK, 6.0f) == 0x3c, "four: 1.5");
 }
 
 enum { MAX_46 = 1024 };
