@@ -44,7 +44,7 @@ LIB_SRC  := $(wildcard host/*.c host/io/*.c host/model/*.c kernels/cpu/*.c)
 TOOL_SRC := $(wildcard host/tools/tool_*.c)
 NIBBLE_SRC := $(wildcard host/tools/nibble*.c)
 QBENCH_SRC := $(wildcard host/tools/qbench*.c)
-TEST_SRC := $(wildcard tests/*_test.c tests/*_test.cc)
+TEST_SRC := $(filter-out tests/shim_plain.c,$(wildcard tests/*.c tests/*_test.cc))
 FUZZ_SRC := $(wildcard tests/fuzz/*_fuzz.c)
 obj       = $(patsubst %,$(BUILD)/%.o,$(1))
 

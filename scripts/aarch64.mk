@@ -20,7 +20,7 @@ is_arithmetic = $(if $(findstring host/io,$(2))$(findstring checkpoint.h,$(2))$(
             nibble/format.h,$(2)),$(1)))
 
 LIB_SRC  := $(call library,$(wildcard host/*.c kernels/cpu/*.c))
-TEST_SRC := $(call arithmetic,$(wildcard tests/*_test.c))
+TEST_SRC := $(call arithmetic,$(filter-out tests/shim_plain.c,$(wildcard tests/*.c)))
 obj       = $(patsubst %,$(BUILD)/%.o,$(1))
 
 $(BUILD)/tests/all: $(call obj,$(TEST_SRC) tests/shim_plain.c) $(BUILD)/libnibble.a
