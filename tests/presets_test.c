@@ -10,6 +10,10 @@
 #include "nibble/format.h"
 #include "tests/shim.h"
 
+_Static_assert(NIB_MX_RULE_FLOOR_LOG2 == (int)NIB_MX_FLOOR_LOG2
+               && NIB_MX_RULE_EVEN_SOURCE == (int)NIB_MX_EVEN_SOURCE
+               && NIB_Z_SOURCE == (int)NIB_ZERO_SOURCE, "rules that only presets use");
+
 enum { MAX_TENSORS = 128 };
 
 typedef struct tensor {
