@@ -48,7 +48,7 @@ build() {
 
 # suite NAME COMMAND...: many tests, in as many processes as there are cores.
 suite() {
-    local name=$1 log start=$SECONDS status=0 shard pids=() ok bad skip
+    local name=$1 log start=$SECONDS status=0 code crashed=0 shard pids=() ok bad skip
     shift
     log=$logs/${name//[ \/]/_}.txt
     for ((shard = 0; shard < cores; shard++)); do
@@ -57,8 +57,11 @@ suite() {
         pids+=($!)
     done
     for shard in "${!pids[@]}"; do
-        wait "${pids[shard]}" || status=$?
-    done
+        code=0
+        wait "${pids[shard]}" || code=$?
+        [ $code -lt 128 ] || crashed=$((crashed + 1)) # a signal
+        [ $code = 0 ] || status=$code
+    done 2>/dev/null
     for shard in "${!pids[@]}"; do
         cat "$log.$shard"
         rm -f "$log.$shard"
@@ -67,6 +70,7 @@ suite() {
     ok=$(grep -cE '\[       OK \] .* \([0-9]+ ms\)$' "$log")
     bad=$(grep -cE '\[  FAILED  \] .* \([0-9]+ ms\)$' "$log")
     skip=$(grep -cE '\[  SKIPPED \] .* \([0-9]+ ms\)$' "$log")
+    bad=$((bad + crashed))
     [ $status = 0 ] || [ "$bad" != 0 ] || bad=1
     [ $((ok + bad + skip)) != 0 ] || bad=1
     passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
