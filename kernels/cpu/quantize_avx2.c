@@ -1,7 +1,7 @@
 /* quantize_avx2.c: E2M1 by blocks of 16 and 32, nearest rounding, amax scales.
  *
- * 1024 elements at a time: first all scales and factors, then all codes, which hides the
- * latency of the divisions. Blocks with NaN, Inf or a factor out of range are done again by
+ * 1024 elements at a time, first all scales and factors, then all codes: the divisions of one
+ * block run beside those of others. Blocks with NaN, Inf or a factor out of range are done again by
  * the portable code, as is whatever this file does not know.
  */
 #include "avx2_cpu.h"
@@ -86,41 +86,67 @@ static inline __attribute__((always_inline)) __m256i amax8_half(int dtype, const
                                : _mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16);
 }
 
-/* Scales and factors of the eight blocks from x on; factors gets one for each 16 elements. */
+/* Scales and factors of a chunk's groups; factors gets one for each 16 elements. */
 static inline __attribute__((always_inline)) void
-scales8(const nib_tensor_math *m, int dtype, int block, int divide, const void *x, int group,
-        float *factors, chunk_out *out)
+scales(const nib_tensor_math *m, int block, int divide, const __m256i *amax, int groups,
+       float *factors, chunk_out *out)
 {
-    const __m256i amax = dtype == NIB_DT_F32 ? amax8_f32(x, block) : amax8_half(dtype, x, block);
-    const __m256 a = _mm256_castsi256_ps(amax);
-    const __m256i byte = m->rules.e4m3_scale ? nib_e4m3_scales8(m, a) : nib_e8m0_scales8(m, a);
-    const __m256 f = nib_block_factors8(m, byte);
-    const uint64_t bytes = nib_bytes8(byte);
-    memcpy(out->scales + group * GROUP, &bytes, sizeof bytes);
+    __m256 outside = _mm256_setzero_ps();
+    out->again = 0;
+    for (int g = 0; g < groups; g++) {
+        const __m256 a = _mm256_castsi256_ps(amax[g]);
+        const __m256i byte = m->rules.e4m3_scale ? nib_e4m3_scales8(m, a)
+                                                 : nib_e8m0_scales8(m, a);
+        const __m256 f = nib_block_factors8(m, byte);
+        const uint64_t bytes = nib_bytes8(byte);
+        memcpy(out->scales + g * GROUP, &bytes, sizeof bytes);
 
-    /* a * f < 7 for sure: then no code leaves the grid, however f was rounded. */
-    const __m256 bound = divide ? _mm256_cmp_ps(a, _mm256_mul_ps(f, _mm256_set1_ps(6.5f)),
-                                                _CMP_NLT_UQ)
-                                : _mm256_cmp_ps(_mm256_mul_ps(a, f), _mm256_set1_ps(7.0f),
-                                                _CMP_NLT_UQ);
-    out->outside |= _mm256_movemask_ps(bound);
-    __m256 odd = _mm256_castsi256_ps(_mm256_cmpgt_epi32(amax, _mm256_set1_epi32(0x7f7fffff)));
-    if (divide) { /* 0 / 0 and a / Inf have rules of their own */
-        const __m256 low = _mm256_cmp_ps(f, _mm256_setzero_ps(), _CMP_NGT_UQ);
-        const __m256 high = _mm256_cmp_ps(f, _mm256_set1_ps(NIB_F32_MAX), _CMP_NLE_UQ);
-        odd = _mm256_or_ps(odd, _mm256_or_ps(low, high));
+        /* a * f < 7 for sure: then no code leaves the grid, however f was rounded. */
+        const __m256 large = divide ? _mm256_cmp_ps(a, _mm256_mul_ps(f, _mm256_set1_ps(6.5f)),
+                                                    _CMP_NLT_UQ)
+                                    : _mm256_cmp_ps(_mm256_mul_ps(a, f), _mm256_set1_ps(7.0f),
+                                                    _CMP_NLT_UQ);
+        outside = _mm256_or_ps(outside, large);
+        __m256 odd = _mm256_castsi256_ps(
+            _mm256_cmpgt_epi32(amax[g], _mm256_set1_epi32(0x7f7fffff)));
+        if (divide) { /* 0 / 0 and a / Inf have rules of their own */
+            const __m256 low = _mm256_cmp_ps(f, _mm256_setzero_ps(), _CMP_NGT_UQ);
+            const __m256 high = _mm256_cmp_ps(f, _mm256_set1_ps(NIB_F32_MAX), _CMP_NLE_UQ);
+            odd = _mm256_or_ps(odd, _mm256_or_ps(low, high));
+        }
+        out->again |= (uint64_t)(uint32_t)_mm256_movemask_ps(odd) << g * GROUP;
+        if (block == 16) {
+            _mm256_storeu_ps(factors + g * GROUP, f);
+        } else {
+            const __m256 lo = _mm256_unpacklo_ps(f, f), hi = _mm256_unpackhi_ps(f, f);
+            _mm256_storeu_ps(factors + 2 * g * GROUP, _mm256_permute2f128_ps(lo, hi, 0x20));
+            _mm256_storeu_ps(factors + 2 * g * GROUP + 8, _mm256_permute2f128_ps(lo, hi, 0x31));
+        }
     }
-    out->again |= (uint64_t)(uint32_t)_mm256_movemask_ps(odd) << group * GROUP;
-    if (block == 16) {
-        _mm256_storeu_ps(factors, f);
+    out->outside = _mm256_movemask_ps(outside);
+}
+
+/* The scales by the rules; the default ones compiled for themselves. */
+static inline __attribute__((always_inline)) void
+scales_by_rules(const nib_tensor_math *math, int block, int divide, const __m256i *amax,
+                int groups, float *factors, chunk_out *out)
+{
+    const nib_block_rules *r = &math->rules;
+    if (r->e4m3_scale && r->block_scale == NIB_B_FOLDED && r->factor == NIB_E_RECIPROCAL
+        && r->e4m3_zero == 0 && r->e4m3_min == 0) {
+        nib_tensor_math m = *math;
+        m.rules.e4m3_scale = 1;
+        m.rules.block_scale = NIB_B_FOLDED;
+        m.rules.factor = NIB_E_RECIPROCAL;
+        m.rules.e4m3_zero = m.rules.e4m3_min = 0;
+        scales(&m, block, 0, amax, groups, factors, out);
     } else {
-        const __m256 lo = _mm256_unpacklo_ps(f, f), hi = _mm256_unpackhi_ps(f, f);
-        _mm256_storeu_ps(factors, _mm256_permute2f128_ps(lo, hi, 0x20));
-        _mm256_storeu_ps(factors + 8, _mm256_permute2f128_ps(lo, hi, 0x31));
+        scales(math, block, divide, amax, groups, factors, out);
     }
 }
 
-/* One chunk of groups of eight blocks; x and block lengths are whole. */
+/* One chunk of groups of eight blocks; x and block lengths are whole. First every amax, then
+ * every scale, then every code: each loop is short enough for several rounds to be in flight. */
 static inline __attribute__((always_inline)) void
 chunk(const nib_quantize_job *job, int dtype, int block, const uint8_t *x, int groups,
       chunk_out *out)
@@ -128,14 +154,14 @@ chunk(const nib_quantize_job *job, int dtype, int block, const uint8_t *x, int g
     const nib_block_rules *r = &job->math.rules;
     const int divide = r->e4m3_scale && r->factor != NIB_E_RECIPROCAL;
     const int size = dtype == NIB_DT_F32 ? 4 : 2, n = groups * GROUP * block;
+    __m256i amax[CHUNK / 16 / GROUP];
     float factors[CHUNK / 16];
 
-    out->again = 0;
-    out->outside = 0;
     for (int g = 0; g < groups; g++) {
-        scales8(&job->math, dtype, block, divide, x + g * GROUP * block * size, g,
-                factors + g * GROUP * block / 16, out);
+        const void *from = x + g * GROUP * block * size;
+        amax[g] = dtype == NIB_DT_F32 ? amax8_f32(from, block) : amax8_half(dtype, from, block);
     }
+    scales_by_rules(&job->math, block, divide, amax, groups, factors, out);
     const int even = r->ties == NIB_TIE_EVEN, keep = r->zero_sign == NIB_Z_KEEP;
     const path p = divide ? (even && r->zero_sign == NIB_Z_INPUT ? PATH_DIVIDED
                                                                  : PATH_RULES_DIVIDED)

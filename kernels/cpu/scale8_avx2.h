@@ -56,6 +56,7 @@ static inline __m256i nib_e4m3_scales8(const nib_tensor_math *m, __m256 amax)
                           _mm256_set1_ps(m->scales.encode));
         break;
     }
+    if (m->rules.e4m3_zero == 0 && m->rules.e4m3_min == 0) return nib_e4m3_bytes8(v);
     /* nib_e4m3_scale_byte: the floor for v > 0, the zero byte for what is still 0. */
     const __m256i none = _mm256_castps_si256(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_NGT_UQ));
     const __m256i floor = _mm256_andnot_si256(none, _mm256_set1_epi32((int)m->rules.e4m3_min));
