@@ -14,7 +14,9 @@ command -v abidw >/dev/null || { echo "abidw is not here: abigail-tools"; exit 7
 
 record() {
     abidw --headers-dir include --drop-private-types --no-show-locs --no-corpus-path \
-        --no-comp-dir-path --type-id-style hash --out-file "$1" "$library"
+        --no-comp-dir-path --no-elf-needed --no-architecture --no-parameter-names \
+        --exported-interfaces-only --drop-undefined-syms --type-id-style hash \
+        --out-file "$1" "$library"
 }
 case $what in
 update)

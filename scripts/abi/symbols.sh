@@ -15,7 +15,8 @@ if ! diff "$work/declared" "$work/exported" > "$work/diff"; then
     cat "$work/diff"
     exit 1
 fi
-if nm --defined-only -g "$folder/libnibble.a" | awk 'NF == 3 && $3 !~ /^nib_/' | grep .; then
+if nm --defined-only -g "$folder/libnibble.a" | awk 'NF == 3 && $3 !~ /^(nib_|[.])/' |
+        grep .; then
     echo "libnibble.a: global names without the prefix nib_"
     exit 1
 fi
