@@ -115,6 +115,8 @@ nib_status nib_checkpoint_quantize(const nib_exec *exec, const char *src, const 
     if (status == NIB_OK && model->quant)
         status = nib_fail(NIB_ERR_UNSUPPORTED, "%s: its config.json says that it is quantized "
                           "already (%s); start from the original", src, model->quant);
+    if (status == NIB_OK && dst && nib_model_is_at(model, dst))
+        status = nib_fail(NIB_ERR_EXISTS, "%s: is the model that is read; it is not replaced", dst);
     if (status == NIB_OK) status = nib_plan_make(model, options, &plan);
     if (status == NIB_OK) status = planned_report(plan, options->format, &made);
     if (status == NIB_OK && !options->dry_run)

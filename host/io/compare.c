@@ -37,10 +37,26 @@ static nib_status check_pair(const nib_model *a, const nib_model *b, const nib_l
     return NIB_OK;
 }
 
+/* Types that nibble does not decode, such as integers: equal to the byte, or not compared. */
+static nib_status compare_bytes(const nib_logical *x, const nib_logical *y, nib_tensor_report *r)
+{
+    const uint8_t *p = x->tensor->data, *q = y->tensor->data;
+    NIB_REQUIRE(x->tensor->type == y->tensor->type && x->tensor->bytes == y->tensor->bytes,
+                NIB_ERR_UNSUPPORTED, "%s: %s against %s cannot be compared", x->name,
+                nib_logical_type_name(x), nib_logical_type_name(y));
+    for (uint64_t i = 0; i < x->tensor->bytes; i++)
+        NIB_REQUIRE(p[i] == q[i], NIB_ERR_UNSUPPORTED,
+                    "%s: differs at byte %llu, and type %s cannot be compared as numbers", x->name,
+                    (unsigned long long)i, nib_logical_type_name(x));
+    r->error.elements = r->elements;
+    return NIB_OK;
+}
+
 static nib_status compare_tensor(const nib_exec *exec, const nib_logical *x, const nib_logical *y,
                                  float *left, float *right, int64_t room, nib_tensor_report *r)
 {
     const nib_row_order hf = { 0 };
+    if (!nib_logical_decodable(x) || !nib_logical_decodable(y)) return compare_bytes(x, y, r);
     const int64_t most = x->cols && room / x->cols > 0 ? room / x->cols : 1;
     for (int64_t first = 0; first < x->rows; first += most) {
         const int64_t n = x->rows - first < most ? x->rows - first : most;

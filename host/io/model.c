@@ -31,15 +31,40 @@ static const nib_tensor *sibling(const nib_safetensors *st, const char *name, co
     return found;
 }
 
+/* How codes and what belongs to them are named: P.weight (ModelOpt) or P.weight_packed
+ * (compressed-tensors) with P.weight_scale; of fused experts, whose names do not end in
+ * ".weight", P or P_weight_packed with P_weight_scale (ModelOpt's quantizer_attr_names). */
+typedef struct naming {
+    const char *codes, *plain; /* tails: in the file, and of the logical name */
+    const char *scale, *multiplier, *divisor, *input, *input_divisor;
+} naming;
+
+#define NAMING(codes, plain, c) \
+    { codes, plain, c "weight_scale", c "weight_scale_2", c "weight_global_scale", \
+      c "input_scale", c "input_global_scale" }
+static const naming namings[] = {
+    NAMING(".weight_packed", ".weight", "."), NAMING("_weight_packed", "", "_"),
+    NAMING(".weight", ".weight", "."),        NAMING("", "", "_"),
+};
+enum { NAMINGS = sizeof namings / sizeof *namings };
+
+static int is_codes(const nib_safetensors *st, const nib_tensor *t, const naming *n)
+{
+    return t->type == NIB_TT_U8 && ends_with(t->name, n->codes)
+        && sibling(st, t->name, n->codes, n->scale);
+}
+
 static int is_companion(const nib_safetensors *st, const char *name)
 {
-    static const char *const tails[] = { ".weight_scale", ".weight_scale_2",
-                                         ".weight_global_scale", ".input_scale",
-                                         ".input_global_scale" };
-    for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
-        if (!ends_with(name, tails[i])) continue;
-        const nib_tensor *w = sibling(st, name, tails[i], ".weight");
-        if (sibling(st, name, tails[i], ".weight_packed") || (w && w->type == NIB_TT_U8)) return 1;
+    for (int i = 0; i < NAMINGS; i++) {
+        const naming *n = &namings[i];
+        const char *const tails[] = { n->scale, n->multiplier, n->divisor, n->input,
+                                      n->input_divisor };
+        for (int j = 0; j < 5; j++) {
+            const nib_tensor *codes = ends_with(name, tails[j])
+                                        ? sibling(st, name, tails[j], n->codes) : NULL;
+            if (codes && is_codes(st, codes, n)) return 1;
+        }
     }
     return 0;
 }
@@ -65,11 +90,11 @@ static void set_dims(nib_logical *l, int32_t n_dims, const int64_t *dims, int64_
     l->cols = n_dims ? last : 1;
 }
 
-/* codes and their scales: w is P.weight (ModelOpt) or P.weight_packed (compressed-tensors). */
-static nib_status packed_logical(const nib_model *m, const nib_tensor *w, const char *tail,
+/* w: codes. */
+static nib_status packed_logical(const nib_model *m, const nib_tensor *w, const naming *names,
                                  nib_logical *l)
 {
-    const nib_tensor *s = sibling(m->st, w->name, tail, ".weight_scale");
+    const nib_tensor *s = sibling(m->st, w->name, names->codes, names->scale);
     NIB_REQUIRE(s && s->n_dims == w->n_dims && w->n_dims >= 2, NIB_ERR_UNSUPPORTED,
                 "%s: %s has no weight_scale of its rank", m->path, w->name);
     for (int i = 0; i + 1 < w->n_dims; i++)
@@ -93,8 +118,8 @@ static nib_status packed_logical(const nib_model *m, const nib_tensor *w, const 
     set_dims(l, w->n_dims, w->dims, cols);
     if (!e4m3) return NIB_OK;
 
-    const nib_tensor *multiplier = sibling(m->st, w->name, tail, ".weight_scale_2");
-    const nib_tensor *divisor = sibling(m->st, w->name, tail, ".weight_global_scale");
+    const nib_tensor *multiplier = sibling(m->st, w->name, names->codes, names->multiplier);
+    const nib_tensor *divisor = sibling(m->st, w->name, names->codes, names->divisor);
     NIB_REQUIRE(multiplier || divisor, NIB_ERR_UNSUPPORTED,
                 "%s: %s has neither weight_scale_2 nor weight_global_scale", m->path, w->name);
     NIB_TRY(f32_scalar(m->path, multiplier ? multiplier : divisor, &l->tensor_scale));
@@ -129,17 +154,17 @@ static nib_status gather_safetensors(nib_model *m)
         if (is_companion(m->st, name)) continue;
         nib_logical *l = &m->tensors[m->count++];
         l->tensor_scale = 1.0f;
-        const int ct = ends_with(name, ".weight_packed");
-        const int modelopt = ends_with(name, ".weight") && t[i].type == NIB_TT_U8
-                          && sibling(m->st, name, ".weight", ".weight_scale");
-        if (!ct && !modelopt) {
+        const naming *names = NULL;
+        for (int k = 0; k < NAMINGS && !names; k++)
+            if (is_codes(m->st, &t[i], &namings[k])) names = &namings[k];
+        if (!names) {
             NIB_TRY(plain_logical(&t[i], name, l));
             continue;
         }
-        l->name = strdup(name);
-        NIB_REQUIRE(l->name, NIB_ERR_OUT_OF_MEMORY, "no memory for a name");
-        if (ct) l->name[strlen(name) - strlen("_packed")] = '\0';
-        NIB_TRY(packed_logical(m, &t[i], ct ? ".weight_packed" : ".weight", l));
+        const int stem = (int)(strlen(name) - strlen(names->codes));
+        NIB_REQUIRE(asprintf(&l->name, "%.*s%s", stem, name, names->plain) >= 0,
+                    NIB_ERR_OUT_OF_MEMORY, "no memory for a name");
+        NIB_TRY(packed_logical(m, &t[i], names, l));
     }
     return NIB_OK;
 }
@@ -168,8 +193,9 @@ static nib_status gguf_logical(const nib_model *m, const nib_tensor *t, nib_logi
     NIB_TRY(plain_logical(t, name, l));
     l->tensor_scale = 1.0f;
     l->gguf_heads = nib_permuted_heads(&m->heads, name);
-    NIB_REQUIRE(!l->gguf_heads || l->rows % (2 * l->gguf_heads) == 0, NIB_ERR_FORMAT, "%s: %s has %lld rows for %d heads", m->path, t->name,
-                (long long)l->rows, l->gguf_heads);
+    NIB_REQUIRE(!l->gguf_heads || l->rows % (2 * l->gguf_heads) == 0, NIB_ERR_FORMAT,
+                "%s: %s has %lld rows for %d heads", m->path, t->name, (long long)l->rows,
+                l->gguf_heads);
     if (t->type == NIB_TT_MXFP4) l->format = NIB_MXFP4;
     if (t->type != NIB_TT_NVFP4) return NIB_OK;
 
@@ -226,7 +252,8 @@ static nib_status read_config(nib_model *m)
     return NIB_OK;
 }
 
-/* The only *.gguf of a folder, malloc'd; NULL if there is none or more than one. */
+/* The only *.gguf of a folder, malloc'd; NULL if there is none or more than one, or if the
+ * weights are in safetensors: a GGUF file beside them was made of them. */
 static char *only_gguf(const char *folder)
 {
     DIR *d = opendir(folder);
@@ -234,7 +261,9 @@ static char *only_gguf(const char *folder)
     char *path = NULL;
     int found = 0;
     for (const struct dirent *e; (e = readdir(d));) {
-        if (!ends_with(e->d_name, ".gguf") || e->d_name[0] == '.') continue;
+        if (e->d_name[0] == '.') continue;
+        if (ends_with(e->d_name, ".safetensors")) found = 2;
+        if (!ends_with(e->d_name, ".gguf")) continue;
         if (!found++) path = nib_path_join(folder, e->d_name);
     }
     closedir(d);
@@ -273,6 +302,29 @@ static nib_status open_files(nib_model *m)
     }
     if (m->folder) NIB_TRY(read_config(m));
     return gather_safetensors(m);
+}
+
+static int is_same(const char *path, const struct stat *other)
+{
+    struct stat st;
+    return path && stat(path, &st) == 0 && st.st_dev == other->st_dev && st.st_ino == other->st_ino;
+}
+
+int nib_model_is_at(const nib_model *m, const char *path)
+{
+    struct stat there;
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/') length--; /* as nib_output_begin does */
+    char *name = strndup(path, length);
+    const int found = name && stat(name, &there) == 0;
+    free(name);
+    if (!found) return 0;
+    int same = is_same(m->path, &there) || is_same(m->folder, &there)
+            || is_same(m->gguf_path, &there);
+    const size_t files = m->st ? nib_safetensors_files(m->st) : 0;
+    for (size_t i = 0; i < files && !same; i++)
+        same = is_same(nib_safetensors_path(m->st, i), &there);
+    return same;
 }
 
 nib_status nib_model_open(const char *path, nib_model **out)

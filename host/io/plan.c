@@ -22,8 +22,9 @@ static nib_status check_patterns(const nib_model *model, const nib_checkpoint_op
     for (size_t p = 0; p < o->n_include; p++) {
         int used = 0;
         for (size_t i = 0; i < model->count && !used; i++)
-            used = nib_name_matches(o->include[p], model->tensors[i].name);
-        NIB_REQUIRE(used, NIB_ERR_ARGUMENT, "include pattern '%s' matches no tensor of %s",
+            used = model->tensors[i].n_dims >= 2
+                && nib_name_matches(o->include[p], model->tensors[i].name);
+        NIB_REQUIRE(used, NIB_ERR_ARGUMENT, "include pattern '%s' matches no matrix of %s",
                     o->include[p], model->path);
     }
     return NIB_OK;
@@ -170,6 +171,7 @@ static uint64_t mix_files(uint64_t h, const nib_model *model)
         if (stat(path, &st)) continue;
         h = mix(h, &st.st_size, sizeof st.st_size);
         h = mix(h, &st.st_mtim.tv_sec, sizeof st.st_mtim.tv_sec);
+        h = mix(h, &st.st_mtim.tv_nsec, sizeof st.st_mtim.tv_nsec);
     }
     return h;
 }

@@ -49,9 +49,11 @@ static int is_embedding(const char *name)
 
 int nib_is_linear(const nib_logical *t)
 {
+    char type[256];
     if (t->n_dims == 3 && has(t->name, "experts")) return 1;
-    return t->n_dims == 2 && ends(t->name, ".weight") && !is_embedding(t->name)
-        && !has(t->name, "norm");
+    if (t->n_dims != 2 || !ends(t->name, ".weight") || is_embedding(t->name)) return 0;
+    nib_layer_type(t->name, type, sizeof type);
+    return strcmp(type, "norm") != 0;
 }
 
 int nib_selected_by_default(const nib_logical *t)

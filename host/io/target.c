@@ -57,15 +57,16 @@ static nib_status check_gguf(nib_format format, const nib_logical *t)
     return check_format("gguf", format, 1, format == NIB_NVFP4 ? 64 : 32, t);
 }
 
-/* A spec named as t with its ".weight" replaced by tail. */
+/* A spec named as t with its ".weight" replaced by tail; see model.c for names without it. */
 static nib_status add_spec(const nib_logical *t, const char *tail, nib_tensor_type type,
                            int64_t last, int role, nib_tensor_spec *specs, int *roles, int *n)
 {
     const size_t length = strlen(t->name);
     const int weight = length > 7 && !strcmp(t->name + length - 7, ".weight");
+    const char *mark = weight ? "." : strcmp(tail, ".weight") ? "_" : "";
     char *name = NULL;
-    NIB_REQUIRE(asprintf(&name, "%.*s%s", (int)(weight ? length - 7 : length), t->name,
-                         weight || *tail == '_' ? tail : tail + strlen(".weight")) >= 0,
+    NIB_REQUIRE(asprintf(&name, "%.*s%s%s", (int)(weight ? length - 7 : length), t->name, mark,
+                         *mark ? tail + 1 : "") >= 0,
                 NIB_ERR_OUT_OF_MEMORY, "no memory for a name");
     nib_tensor_spec *s = &specs[*n];
     *s = (nib_tensor_spec){ .name = name, .type = type, .n_dims = t->n_dims };

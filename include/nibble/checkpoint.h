@@ -123,7 +123,8 @@ typedef struct nib_checkpoint_report {
  * is no multiple of the block (GGUF NVFP4: of 64), an architecture that cannot be converted
  * between Hugging Face and GGUF, a source that is quantized in a way nibble cannot read.
  * NIB_ERR_NONFINITE, NIB_ERR_CANCELLED, NIB_ERR_EXISTS as above and in status.h; ARGUMENT for
- * shard outside 1..shards or an include pattern that matches nothing. */
+ * shard outside 1..shards or an include pattern that matches no matrix. dst must not be the source
+ * itself, force or not: NIB_ERR_EXISTS. */
 nib_status nib_checkpoint_quantize(const nib_exec *exec, const char *src, const char *dst,
                                    const nib_checkpoint_options *options,
                                    nib_checkpoint_report **report);
@@ -139,6 +140,7 @@ nib_status nib_checkpoint_info(const char *path, nib_checkpoint_report **report)
 
 /* Compares the logical tensors that both models have, decoded to f32: error is b against a, its
  * sum_sq that of a. Tensors of one model only: NIB_ERR_SHAPE, naming one; different dims too.
+ * Types that are not decoded (integers, FP8) must agree to the byte: NIB_ERR_UNSUPPORTED.
  * exec as above; progress and cancel of options are obeyed, options may be NULL. */
 nib_status nib_checkpoint_compare(const nib_exec *exec, const char *a, const char *b,
                                   const nib_checkpoint_options *options,
