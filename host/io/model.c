@@ -244,6 +244,8 @@ static nib_status read_config(nib_model *m)
     const nib_status status = stat(path, &st) == 0 ? nib_json_load(path, &m->config) : NIB_OK;
     free(path);
     NIB_TRY(status);
+    NIB_REQUIRE(!m->config || json_is_object(m->config), NIB_ERR_FORMAT,
+                "%s/config.json: is no JSON object", m->folder);
     const json_t *q = json_object_get(m->config, "quantization_config");
     const char *method = nib_json_str(q, "quant_method");
     if (q) m->quant = !method ? "unknown"
