@@ -86,22 +86,36 @@ nib_status nib_tokenizer_config_from_gguf(const nib_gguf *gguf, const nib_tokens
 nib_status nib_merges_from_list(const nib_gguf *gguf, const json_t *vocab, json_t **out);
 nib_status nib_merges_from_scores(const nib_tokens *tokens, const json_t *vocab, json_t **out);
 
-/* ---- tokenizer_to_gguf.c, sentencepiece.c ---- */
-
-/* A vocabulary on its way into GGUF. */
-typedef struct nib_token_list {
-    nib_gguf_string *text;   /* NULL data: no token has this id */
-    int32_t         *types;
-    float           *scores;
-    int64_t          count;
-} nib_token_list;
+/* ---- tokenizer_to_gguf.c ---- */
 
 /* vocab: entries of the model (config.json's vocab_size), -1: as many as there are tokens. */
 nib_status nib_tokenizer_to_gguf(const char *folder, const json_t *config, int64_t vocab,
                                  nib_gguf_meta *meta);
 
-/* Pieces of a SentencePiece model file that is in memory; text points into data. Returns in
- * *add_prefix whether a space goes before the text. Only BPE models. */
+/* A vocabulary on its way into GGUF. */
+typedef struct nib_token_list {
+    nib_gguf_string *text;   /* NUL-terminated unless of a SentencePiece file; data NULL: none */
+    int32_t         *types;
+    float           *scores;
+    int64_t          count;
+} nib_token_list;
+
+typedef struct nib_tokenizer_source {
+    const char     *folder;
+    char           *path;             /* of tokenizer.json or tokenizer.model, for errors */
+    json_t         *json, *config;    /* tokenizer.json, tokenizer_config.json; NULL: none */
+    nib_mapping     model;            /* tokenizer.model; data NULL: not used */
+    const nib_pre_tokenizer *pre;     /* NULL: SentencePiece */
+    nib_token_list  list;
+    char           *fillers;          /* texts of list for ids that no token has */
+    int             add_prefix;       /* a space goes before the text */
+} nib_tokenizer_source;
+
+/* token_list.c: list, fillers and add_prefix of what is open. */
+nib_status nib_token_list_fill(nib_tokenizer_source *source, int64_t vocab);
+
+/* sentencepiece.c: pieces of a SentencePiece model file that is in memory; text points into
+ * data. Only BPE models. What list holds after a failure is the caller's to free. */
 nib_status nib_sentencepiece_read(const char *path, const uint8_t *data, uint64_t bytes,
                                   nib_token_list *list, int *add_prefix);
 
