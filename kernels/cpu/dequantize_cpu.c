@@ -53,17 +53,22 @@ void nib_dequantize_job_of(const nib_packed *src, const nib_matrix *dst, nib_deq
 }
 
 nib_status nib_dequantize_run(const nib_launch *launch, const nib_packed *src,
-                              const nib_matrix *dst, nib_dequantize_span span)
+                              const nib_matrix *dst, nib_dequantize_span span,
+                              void (*fence)(void))
 {
     nib_dequantize_job job;
     nib_dequantize_job_of(src, dst, &job);
     const nib_tasks tasks = nib_tasks_of(src->rows, src->cols);
     const int threads = nib_task_threads(&tasks, launch->threads);
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (int64_t i = 0; i < tasks.count; i++) {
-        const nib_task t = nib_task_at(&tasks, i);
-        const int64_t first = t.col0 / job.block, last = nib_ceil_div(t.col1, job.block);
-        for (int64_t row = t.row0; row < t.row1; row++) span(&job, row, first, last);
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic) nowait
+        for (int64_t i = 0; i < tasks.count; i++) {
+            const nib_task t = nib_task_at(&tasks, i);
+            const int64_t first = t.col0 / job.block, last = nib_ceil_div(t.col1, job.block);
+            for (int64_t row = t.row0; row < t.row1; row++) span(&job, row, first, last);
+        }
+        if (fence) fence();
     }
     return NIB_OK;
 }
@@ -71,5 +76,5 @@ nib_status nib_dequantize_run(const nib_launch *launch, const nib_packed *src,
 nib_status nib_dequantize_portable(const nib_launch *launch, const nib_packed *src,
                                    const nib_matrix *dst)
 {
-    return nib_dequantize_run(launch, src, dst, nib_dequantize_span_portable);
+    return nib_dequantize_run(launch, src, dst, nib_dequantize_span_portable, NULL);
 }

@@ -21,7 +21,9 @@ typedef void (*nib_dequantize_span)(const nib_dequantize_job *job, int64_t row, 
 void nib_dequantize_span_portable(const nib_dequantize_job *job, int64_t row, int64_t first,
                                   int64_t last);
 
+/* fence: NULL, or what each thread calls after its last span, so that others see its stores. */
 nib_status nib_dequantize_run(const nib_launch *launch, const nib_packed *src,
-                              const nib_matrix *dst, nib_dequantize_span span);
+                              const nib_matrix *dst, nib_dequantize_span span,
+                              void (*fence)(void));
 
 #endif

@@ -145,6 +145,19 @@ scales_by_rules(const nib_tensor_math *math, int block, int divide, const __m256
     }
 }
 
+/* The loop over codes leaves memory idle, since it reads what the first loop brought: ask for the
+ * chunk after next. f32 went from 0.53 to 0.60 of the read bandwidth (Zen 5, one thread); 16-bit
+ * elements, with half the bytes for the same work, gained nothing. */
+static inline __attribute__((always_inline)) void prefetch64(int dtype, const uint8_t *x)
+{
+    const uintptr_t ahead = (uintptr_t)x + 2 * CHUNK * sizeof(float);
+    if (dtype != NIB_DT_F32) return;
+#pragma GCC unroll 4
+    for (uintptr_t line = 0; line < 256; line += 64) {
+        _mm_prefetch((const char *)(ahead + line), _MM_HINT_T0);
+    }
+}
+
 /* One chunk of groups of eight blocks; x and block lengths are whole. First every amax, then
  * every scale, then every code: each loop is short enough for several rounds to be in flight. */
 static inline __attribute__((always_inline)) void
@@ -169,10 +182,11 @@ chunk(const nib_quantize_job *job, int dtype, int block, const uint8_t *x, int g
     const nib_codes_rules rules = nib_codes_rules_of(r);
     uint8_t *q = out->codes;
 
-#define CODES(divides, clamps, kind)                                                       \
-    for (int i = 0; i < n; i += 64, q += 32) {                                             \
+#define CODES(divides, clamps, kind)                                                          \
+    for (int i = 0; i < n; i += 64, q += 32) {                                                \
+        prefetch64(dtype, x + i * size);                                                      \
         nib_codes64(dtype, divides, clamps, kind, &rules, x + i * size, factors + i / 16, q); \
-    }                                                                                      \
+    }                                                                                         \
     break
     switch (p) {
     case PATH_PLAIN:         CODES(0, 0, NIB_CODES_KEEP);

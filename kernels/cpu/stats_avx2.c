@@ -159,8 +159,8 @@ static void stats_span(const nib_stats_job *job, int64_t row, int64_t first, int
         counts->flushed += negated_sum(l.flushed);
         counts->saturated += negated_sum(l.saturated);
         count_codes(codes + col / 2, n / 2, counts->code);
-        uint8_t bytes[CHUNK / 16 + 8];
-        nib_scale_bytes_of_row(p, row, k, blocks, bytes);
+        uint8_t buffer[CHUNK / 16 + 8];
+        const uint8_t *bytes = nib_scale_bytes_of_row(p, row, k, blocks, buffer);
         for (int64_t b = 0; b < blocks; b++) counts->scale[bytes[b]]++;
         if (blocks < most_blocks) {
             nib_stats_span_portable(job, row, k + blocks, k + most_blocks, sums, counts);

@@ -30,20 +30,23 @@ static inline __attribute__((always_inline)) void nib_values32(const uint8_t *co
     v[3] = _mm256_cvtph_ps(_mm_unpackhi_epi8(zero, second));
 }
 
-/* Scale bytes of blocks k..k+count-1 (k a multiple of 4), side by side; bytes has room for up
- * to 7 more. */
-static inline void nib_scale_bytes_of_row(const nib_dequantize_job *job, int64_t row, int64_t k,
-                                          int64_t count, uint8_t *bytes)
+/* Scale bytes of blocks k..k+count-1 (k a multiple of 4), side by side and readable up to a
+ * multiple of 8: where they lie, or in buffer, which has room for count + 8. */
+static inline const uint8_t *nib_scale_bytes_of_row(const nib_dequantize_job *job, int64_t row,
+                                                    int64_t k, int64_t count, uint8_t *buffer)
 {
     if (job->src->scale_layout == NIB_SCALES_LINEAR) {
-        memcpy(bytes, job->src->scales + row * job->scale_cols + k, (size_t)count);
+        const uint8_t *bytes = job->src->scales + row * job->scale_cols + k;
+        if (count % 8 == 0) return bytes;
+        memcpy(buffer, bytes, (size_t)count);
     } else {
         for (int64_t i = 0; i < count; i += 4) {
-            memcpy(bytes + i, job->src->scales + nib_swizzle_128x4(row, k + i, job->scale_cols),
+            memcpy(buffer + i, job->src->scales + nib_swizzle_128x4(row, k + i, job->scale_cols),
                    4); /* the padding is there to be read */
         }
     }
-    memset(bytes + count, 0, 7);
+    memset(buffer + count, 0, 7);
+    return buffer;
 }
 
 /* Steps of up to 64 blocks, one for each 16 elements. Returns 0 if one is NaN or Inf, so that
@@ -51,9 +54,9 @@ static inline void nib_scale_bytes_of_row(const nib_dequantize_job *job, int64_t
 static inline int nib_steps_of_row(const nib_dequantize_job *job, int64_t row, int64_t k,
                                    int64_t count, float *steps)
 {
-    uint8_t bytes[64 + 8];
+    uint8_t buffer[64 + 8];
     int odd = 0;
-    nib_scale_bytes_of_row(job, row, k, count, bytes);
+    const uint8_t *bytes = nib_scale_bytes_of_row(job, row, k, count, buffer);
     const __m256i nan = _mm256_set1_epi32((int)nib_scale_nan_byte(job->e4m3_scale));
     const __m256i mask = _mm256_set1_epi32(job->e4m3_scale ? 0x7f : 0xff);
     for (int64_t i = 0; i < count; i += 8) {
