@@ -1,5 +1,6 @@
 /* nibble_main.c: picks the subcommand. */
 #include <argp.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -29,6 +30,14 @@ static void print_help(FILE *out)
           "2 wrong usage.\n", out);
 }
 
+/* What was said must have arrived: a full disk behind standard output is a failure. */
+static int finished(int status)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout)) return status;
+    fprintf(stderr, "nibble: standard output: %s\n", strerror(errno));
+    return status ? status : 1;
+}
+
 int main(int argc, char **argv)
 {
     argp_err_exit_status = 2;
@@ -38,18 +47,18 @@ int main(int argc, char **argv)
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         print_help(stdout);
-        return 0;
+        return finished(0);
     }
     if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) {
         printf("nibble %s\n", nib_version());
-        return 0;
+        return finished(0);
     }
     for (const nibble_command *c = nibble_commands; c->name; c++) {
         if (strcmp(argv[1], c->name)) continue;
         char name[32];
         snprintf(name, sizeof name, "nibble %s", c->name);
         argv[1] = name;
-        return c->run(argc - 1, argv + 1);
+        return finished(c->run(argc - 1, argv + 1));
     }
     fprintf(stderr, "nibble: unknown command '%s'; the commands are quantize, info, compare, "
                     "merge\n", argv[1]);

@@ -1,0 +1,220 @@
+/* nibble_cli_test.c: the built command: exit statuses, what it says, what it writes as JSON. */
+#include <math.h>
+
+#include "model_fixture.h"
+#include "run_tool.h"
+#include "shim.h"
+
+static temp_dir dir;
+static char src[300], dst[300], json_path[300];
+
+static int begin(void)
+{
+    dir = temp_dir_make();
+    snprintf(src, sizeof src, "%s/src", dir.path);
+    snprintf(dst, sizeof dst, "%s/dst", dir.path);
+    snprintf(json_path, sizeof json_path, "%s/report.json", dir.path);
+    return fixture_folder(src, fixture_llama(NIB_TT_BF16), FIXTURE_LLAMA, 1);
+}
+
+static int has(const char *text, const char *part) { return strstr(text, part) != NULL; }
+
+NIB_TEST(NibbleCli, HelpAndVersion)
+{
+    static const char *const commands[] = { "quantize", "info", "compare", "merge" };
+    REQUIRE(begin(), "%s", src);
+    tool_result r = tool_run(&dir, "--help");
+    EXPECT(r.status == 0 && !r.err[0], "%d: %s", r.status, r.err);
+    for (int i = 0; i < 4; i++) {
+        EXPECT(has(r.out, commands[i]), "%s is not in the help", commands[i]);
+        const tool_result help = tool_run(&dir, commands[i], "--help");
+        EXPECT(help.status == 0 && has(help.out, "Usage: nibble"), "%s: %d: %s", commands[i],
+               help.status, help.out);
+        const tool_result none = tool_run(&dir, commands[i]);
+        EXPECT(none.status == 2 && has(none.err, commands[i]), "%s: %d: %s", commands[i],
+               none.status, none.err);
+        const tool_result unknown = tool_run(&dir, commands[i], "--no-such-option");
+        EXPECT(unknown.status == 2, "%s: %d: %s", commands[i], unknown.status, unknown.err);
+    }
+    r = tool_run(&dir, "--version");
+    EXPECT(r.status == 0 && has(r.out, nib_version()), "%s", r.out);
+    r = tool_run(&dir, "convert");
+    EXPECT(r.status == 2 && has(r.err, "quantize, info, compare, merge"), "%s", r.err);
+    r = tool_run(&dir, NULL);
+    EXPECT(r.status == 2 && has(r.err, "quantize"), "%s", r.err);
+    temp_dir_remove(&dir);
+}
+
+NIB_TEST(NibbleCli, WrongUsageNamesTheChoices)
+{
+    static const struct {
+        const char *option, *value, *says;
+    } rows[] = {
+        { "--export", "onnx", "modelopt, compressed-tensors, gguf" },
+        { "--format", "fp3", "nvfp4" },
+        { "--method", "awq", "rtn" },
+        { "--rules", "mine", "compressed-tensors" },
+        { "--scale-choice", "best", "mse-full" },
+        { "--rounding", "up", "stochastic" },
+        { "--nonfinite", "ignore", "saturate" },
+        { "--keep-dtype", "f8", "bf16" },
+        { "--block", "17", "16, 32" },
+        { "--block", "x", "17" },
+        { "--threads", "-1", "from 0 to 1024" },
+        { "--threads", "1.5", "whole number" },
+        { "--threads", "", "whole number" },
+        { "--seed", "99999999999999999999", "whole number" },
+        { "--max-file-size", "5X", "whole number" },
+        { "--shard", "2", "I/N" },
+        { "--shard", "0/3", "from 1 to 3" },
+        { "--shard", "4/3", "from 1 to 3" },
+        { "--shard", "1/3x", "--shard" },
+    };
+    REQUIRE(begin(), "%s", src);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const tool_result r = tool_run(&dir, "quantize", src, "-o", dst, rows[i].option,
+                                       rows[i].value);
+        EXPECT(r.status == 2, "%s %s: %d: %s", rows[i].option, rows[i].value, r.status, r.err);
+        if (strcmp(rows[i].says, "17"))
+            EXPECT(has(r.err, rows[i].says), "%s %s: %s", rows[i].option, rows[i].value, r.err);
+        EXPECT(temp_count(dst) < 0, "%s: written all the same", rows[i].option);
+    }
+    EXPECT(tool_run(&dir, "quantize", src).status == 2, "no -o");
+    EXPECT(tool_run(&dir, "quantize", src, src, "-o", dst).status == 2, "two models");
+    EXPECT(tool_run(&dir, "compare", src).status == 2, "one model");
+    EXPECT(tool_run(&dir, "compare", src, src, src).status == 2, "three models");
+    EXPECT(tool_run(&dir, "info", src, src).status == 2, "two models");
+    EXPECT(tool_run(&dir, "merge", src).status == 2, "no -o");
+    temp_dir_remove(&dir);
+}
+
+NIB_TEST(NibbleCli, FailedWorkIsOneSentence)
+{
+    static const char *const bad[][6] = {
+        { "--block", "32", NULL }, { "--export", "modelopt", "--format", "mxfp4", NULL },
+        { "--include", "*nothing*", NULL }, { "--scale-choice", "four-over-six", "--format",
+          "mxfp4", NULL } };
+    static const char *const says[] = { "nvfp4-b32", "mxfp4", "*nothing*", "four-over-six" };
+    REQUIRE(begin(), "%s", src);
+    for (int i = 0; i < 4; i++) {
+        const char *args[TOOL_ARGS + 1] = { "quantize", src, "-o", dst };
+        for (int k = 0; bad[i][k]; k++) args[4 + k] = bad[i][k];
+        const tool_result r = tool_run_with(&dir, NULL, args);
+        EXPECT(r.status == 1 && has(r.err, says[i]), "%d: %s", r.status, r.err);
+        EXPECT(strchr(r.err, '\n') == r.err + strlen(r.err) - 1, "more than a line: %s", r.err);
+    }
+    tool_result r = tool_run(&dir, "info", "/no/such/model");
+    EXPECT(r.status == 1 && has(r.err, "/no/such/model"), "%s", r.err);
+    r = tool_run(&dir, "compare", src, "/no/such/model");
+    EXPECT(r.status == 1 && has(r.err, "/no/such/model"), "%s", r.err);
+    r = tool_run(&dir, "merge", src, "-o", dst);
+    EXPECT(r.status == 1 && has(r.err, "not a part"), "%s", r.err);
+    r = tool_run(&dir, "quantize", src, "-o", src);
+    EXPECT(r.status == 1 && has(r.err, src), "%s", r.err);
+    temp_dir_remove(&dir);
+}
+
+/* ---- JSON ---- */
+
+/* The file's object; every tensor's entry has those members, and quantized ones figures. */
+static json_t *report(const char *command, const char *text)
+{
+    static const char *const members[] = { "name", "layer_type", "source_type", "stored_type",
+                                           "quantized", "dims", "source_bytes", "stored_bytes" };
+    static const char *const figures[] = { "tensor_scale", "mse", "relative_mse", "snr_db",
+                                           "max_error", "sum_sq_error", "sum_sq", "nonfinite",
+                                           "flushed", "saturated", "code_count", "scale_count" };
+    json_t *j = text ? json_loads(text, JSON_REJECT_DUPLICATES, NULL)
+                     : json_load_file(json_path, JSON_REJECT_DUPLICATES, NULL);
+    EXPECT(j, "%s: no JSON", command);
+    const char *named = json_string_value(json_object_get(j, "command"));
+    EXPECT(named && !strcmp(named, command), "%s: command", command);
+    const char *source = json_string_value(json_object_get(j, "source"));
+    EXPECT(source && !strcmp(source, src), "%s: source", command);
+    EXPECT(json_is_string(json_object_get(j, "version")), "%s: version", command);
+    EXPECT(json_is_number(json_object_get(json_object_get(j, "seconds"), "total")), "seconds");
+    const json_t *tensors = json_object_get(j, "tensors");
+    EXPECT(json_array_size(tensors) == FIXTURE_LLAMA, "%s: %zu tensors", command,
+           json_array_size(tensors));
+    for (size_t i = 0; i < json_array_size(tensors); i++) {
+        const json_t *t = json_array_get(tensors, i);
+        for (int k = 0; k < 8; k++)
+            EXPECT(json_object_get(t, members[k]), "%s: no %s", command, members[k]);
+        if (!strcmp(command, "info") || !json_is_true(json_object_get(t, "quantized"))) continue;
+        for (int k = 0; k < 12; k++)
+            EXPECT(json_object_get(t, figures[k]), "%s: no %s", command, figures[k]);
+    }
+    return j;
+}
+
+NIB_TEST(NibbleCli, ReportsAreJson)
+{
+    REQUIRE(begin(), "%s", src);
+    tool_result r = tool_run(&dir, "quantize", src, "-o", dst, "--json", json_path);
+    REQUIRE(r.status == 0, "%s", r.err);
+    EXPECT(has(r.out, "bits per weight") && has(r.out, "Worst tensors"), "%s", r.out);
+    json_t *j = report("quantize", NULL);
+    const json_t *first = json_array_get(json_object_get(j, "tensors"), 1);
+    json_int_t codes = 0, blocks = 0;
+    size_t i;
+    const json_t *n;
+    json_array_foreach(json_object_get(first, "code_count"), i, n) codes += json_integer_value(n);
+    json_array_foreach(json_object_get(first, "scale_count"), i, n) blocks += json_integer_value(n);
+    EXPECT(codes == 64 * 64 && blocks == 64 * 4, "%lld codes, %lld scales", (long long)codes,
+           (long long)blocks);
+    json_decref(j);
+
+    r = tool_run(&dir, "compare", src, dst, "--json", json_path);
+    REQUIRE(r.status == 0, "%s", r.err);
+    EXPECT(has(r.out, "21 tensors, 7 of them equal"), "%s", r.out);
+    json_decref(report("compare", NULL));
+    r = tool_run(&dir, "info", src, "--json", json_path);
+    REQUIRE(r.status == 0, "%s", r.err);
+    EXPECT(has(r.out, "21 tensors") && has(r.out, "q_proj"), "%s", r.out);
+    json_decref(report("info", NULL));
+    r = tool_run(&dir, "info", src, "--all");
+    EXPECT(r.status == 0 && has(r.out, "model.layers.1.mlp.up_proj.weight"), "%s", r.out);
+
+    r = tool_run(&dir, "quantize", src, "--dry-run", "--quiet", "--json", "-");
+    REQUIRE(r.status == 0, "%s", r.err);
+    EXPECT(r.out[0] == '{', "more than JSON on standard output: %s", r.out);
+    r = tool_run(&dir, "quantize", src, "-o", dst, "--force", "--quiet");
+    EXPECT(r.status == 0 && !r.out[0] && !r.err[0], "--quiet says %s%s", r.out, r.err);
+    temp_dir_remove(&dir);
+}
+
+NIB_TEST(NibbleCli, FullStandardOutputIsAFailure)
+{
+    REQUIRE(begin(), "%s", src);
+    tool_result r = tool_run(&dir, "info", src, "--json", "/dev/full");
+    EXPECT(r.status == 1 && has(r.err, "/dev/full"), "%d: %s", r.status, r.err);
+    r = tool_run(&dir, "info", src, "--json", "/no/such/folder/x");
+    EXPECT(r.status == 1 && has(r.err, "/no/such/folder"), "%d: %s", r.status, r.err);
+    static const char *const args[][5] = { { "info", src }, { "info", src, "--json", "-" },
+                                           { "compare", src, src }, { "--help" } };
+    for (int i = 0; i < 4; i++) {
+        const int status = tool_wait(tool_start(args[i], "/dev/full", json_path, NULL), NULL);
+        EXPECT(status == 1, "%s onto a full disk exits with %d", args[i][0], status);
+    }
+    temp_dir_remove(&dir);
+}
+
+NIB_TEST(NibbleCli, DefaultsFollowFormatAndDestination)
+{
+    REQUIRE(begin(), "%s", src);
+    tool_result r = tool_run(&dir, "quantize", src, "-o", dst, "--format", "mxfp4");
+    REQUIRE(r.status == 0, "%s", r.err);
+    EXPECT(!fixture_has(dst, "hf_quant_config.json"), "mxfp4 went to modelopt");
+    char gguf[300], made[300];
+    snprintf(gguf, sizeof gguf, "%s/a.gguf", dir.path);
+    snprintf(made, sizeof made, "%s/b.gguf", dir.path);
+    REQUIRE(fixture_gguf(gguf, fixture_llama_gguf(NIB_TT_F16), FIXTURE_LLAMA), "%s", gguf);
+    r = tool_run(&dir, "quantize", gguf, "-o", made);
+    EXPECT(r.status == 0 && has(r.out, "gguf"), "%s%s", r.out, r.err);
+    r = tool_run(&dir, "info", made);
+    EXPECT(r.status == 0 && has(r.out, "NVFP4"), "%s", r.out);
+    /* A source in blocks is told apart. */
+    r = tool_run(&dir, "quantize", made, "-o", gguf, "--format", "mxfp4", "--force");
+    EXPECT(r.status == 0 && has(r.out, "already"), "%s%s", r.out, r.err);
+    temp_dir_remove(&dir);
+}
