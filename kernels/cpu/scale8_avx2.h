@@ -1,7 +1,7 @@
 /* scale8_avx2.h: nib_block_scale and nib_block_unit for eight blocks at a time.
  *
  * The operations and their order are those of kernels/common/block.h; the tests compare every
- * byte. Rules that are rare or need more than a few instructions go through the scalar code.
+ * byte. What is rare goes through the scalar code.
  */
 #ifndef NIB_SCALE8_AVX2_H
 #define NIB_SCALE8_AVX2_H
@@ -34,14 +34,17 @@ static inline __m256 nib_e4m3_values8(__m256i byte)
     return _mm256_blendv_ps(normal, subnormal, _mm256_castsi256_ps(small));
 }
 
-/* The scalar definition, eight times. */
-static inline __m256i nib_block_scales_scalar8(const nib_tensor_math *m, __m256 amax)
+/* nib_round_to_dtype of finite numbers. */
+static inline __m256 nib_round8(int dtype, __m256 v)
 {
-    float a[8];
-    int32_t byte[8];
-    _mm256_storeu_ps(a, amax);
-    for (int i = 0; i < 8; i++) byte[i] = (int32_t)nib_block_scale(m, a[i]);
-    return _mm256_loadu_si256((const __m256i *)byte);
+    if (dtype == NIB_DT_F32) return v;
+    if (dtype == NIB_DT_F16) {
+        return _mm256_cvtph_ps(_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+    }
+    const __m256i u = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    const __m256i sum = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    return _mm256_castsi256_ps(_mm256_and_si256(sum, _mm256_set1_epi32((int)0xffff0000u)));
 }
 
 static inline __m256i nib_e4m3_scales8(const nib_tensor_math *m, __m256 amax)
@@ -51,9 +54,8 @@ static inline __m256i nib_e4m3_scales8(const nib_tensor_math *m, __m256 amax)
     case NIB_B_FOLDED: v = _mm256_mul_ps(amax, _mm256_set1_ps(m->folded)); break;
     case NIB_B_DIVIDE: v = _mm256_div_ps(amax, _mm256_set1_ps(m->denominator)); break;
     default:
-        if (m->rules.source != NIB_DT_F32) return nib_block_scales_scalar8(m, amax);
-        v = _mm256_mul_ps(_mm256_div_ps(amax, _mm256_set1_ps(m->element_max)),
-                          _mm256_set1_ps(m->scales.encode));
+        v = _mm256_div_ps(amax, _mm256_set1_ps(m->element_max));
+        v = _mm256_mul_ps(nib_round8(m->rules.source, v), _mm256_set1_ps(m->scales.encode));
         break;
     }
     if (m->rules.e4m3_zero == 0 && m->rules.e4m3_min == 0) return nib_e4m3_bytes8(v);
@@ -65,18 +67,72 @@ static inline __m256i nib_e4m3_scales8(const nib_tensor_math *m, __m256 amax)
     return _mm256_blendv_epi8(byte, _mm256_set1_epi32((int)m->rules.e4m3_zero), zero);
 }
 
+/* The definition, eight times, for what the vectors leave out. */
+static inline __m256i nib_e8m0_scales_scalar8(const nib_tensor_math *m, __m256 amax)
+{
+    float a[8];
+    int32_t byte[8];
+    _mm256_storeu_ps(a, amax);
+    for (int i = 0; i < 8; i++) byte[i] = (int32_t)nib_block_scale(m, a[i]);
+    return _mm256_loadu_si256((const __m256i *)byte);
+}
+
+/* nib_ceil_log2f(q) or nib_floor_log2f(q) of normal q: its exponent k, plus 1 when its mantissa
+ * is far enough above 2^k (ceil), or near enough below 2^(k+1) (floor). How far depends on the
+ * spacing of log2's results, p = nib_log2_spacing(k), and is (128 or 256 << p) / 369. */
+static inline __m256i nib_log2_8(__m256 q, int ceil)
+{
+    const __m256i u = _mm256_castps_si256(q);
+    const __m256i k = _mm256_sub_epi32(_mm256_srli_epi32(u, 23), _mm256_set1_epi32(127));
+    const __m256i f = _mm256_and_si256(u, _mm256_set1_epi32(0x7fffff));
+    const __m256i n = _mm256_xor_si256(k, _mm256_srai_epi32(k, 31)); /* k, or -k - 1 */
+    const __m256 some = _mm256_cvtepi32_ps(_mm256_max_epi32(n, _mm256_set1_epi32(1)));
+    const __m256i p = _mm256_sub_epi32(_mm256_srli_epi32(_mm256_castps_si256(some), 23),
+                                       _mm256_set1_epi32(127)); /* 0..6 */
+    const __m256i above = _mm256_setr_epi32(0, 0, 1, 2, 5, 11, 22, 44);
+    const __m256i below = _mm256_setr_epi32(0, 1, 2, 5, 11, 22, 44, 88);
+    const __m256i up = ceil
+        ? _mm256_cmpgt_epi32(f, _mm256_permutevar8x32_epi32(above, p))
+        : _mm256_cmpgt_epi32(f, _mm256_sub_epi32(_mm256_set1_epi32(0x7fffff),
+                                                 _mm256_permutevar8x32_epi32(below, p)));
+    return _mm256_sub_epi32(k, up);
+}
+
+/* The two rules that imitate a rounded log2. */
+static inline __m256i nib_e8m0_log2_scales8(const nib_tensor_math *m, __m256 amax)
+{
+    const nib_element_traits t = nib_element_traits_of(m->rules.element);
+    const int ceil = m->rules.mx == NIB_MX_RULE_RCEIL_LOG2;
+    const __m256 none = _mm256_cmp_ps(amax, _mm256_setzero_ps(), _CMP_EQ_OQ);
+    const __m256 low = _mm256_cmp_ps(amax, _mm256_set1_ps(0x1p-100f), _CMP_LT_OQ);
+    if (_mm256_movemask_ps(_mm256_andnot_ps(none, low))) { /* quotients may be subnormal */
+        return nib_e8m0_scales_scalar8(m, amax);
+    }
+    const __m256 q = ceil ? _mm256_div_ps(amax, _mm256_set1_ps(t.max)) : amax;
+    const __m256i byte = _mm256_add_epi32(nib_log2_8(q, ceil),
+                                          _mm256_set1_epi32(127 - (ceil ? 0 : t.emax)));
+    return _mm256_andnot_si256(_mm256_castps_si256(none), byte);
+}
+
 /* E8M0: ((bits of a + round) >> 23) - emax, where round carries into the exponent exactly when
  * the rule goes up. Subnormal and zero amax have exponent 0 and end in byte 0. */
 static inline __m256i nib_e8m0_scales8(const nib_tensor_math *m, __m256 amax)
 {
     const nib_element_traits t = nib_element_traits_of(m->rules.element);
-    int32_t round;
+    int32_t round = 0;
     switch (m->rules.mx) {
     case NIB_MX_RULE_RCEIL: round = 0x7fffff - (int32_t)(nib_bits_of(t.max) & 0x7fffff); break;
     case NIB_MX_RULE_FLOOR: round = 0; break;
     case NIB_MX_RULE_EVEN:  round = 1 << (22 - t.m); break;
     case NIB_MX_RULE_CEIL:  round = 0x7fffff; break;
-    default: return nib_block_scales_scalar8(m, amax);
+    case NIB_MX_RULE_EVEN_SOURCE: /* f16's low end is for the scalar code */
+        if (m->rules.source == NIB_DT_F16
+            && _mm256_movemask_ps(_mm256_cmp_ps(amax, _mm256_set1_ps(0x1p-14f), _CMP_LT_OQ))) {
+            return nib_e8m0_scales_scalar8(m, amax);
+        }
+        round = 1 << (m->rules.element == NIB_EL_E2M3 ? 19 : 21);
+        break;
+    default: return nib_e8m0_log2_scales8(m, amax);
     }
     const __m256i sum = _mm256_add_epi32(_mm256_castps_si256(amax), _mm256_set1_epi32(round));
     const __m256i e = _mm256_sub_epi32(_mm256_srli_epi32(sum, 23), _mm256_set1_epi32(t.emax));
