@@ -47,6 +47,8 @@ static nib_status chat_template(const nib_gguf *gguf, json_t *config, nib_text_f
 {
     const nib_gguf_string text = nib_gguf_str(gguf, template_key);
     if (!text.data || !text.bytes) return NIB_OK;
+    NIB_REQUIRE(!memchr(text.data, 0, text.bytes), NIB_ERR_FORMAT,
+                "GGUF metadata: %s holds a NUL", template_key);
     json_t *json = json_stringn(text.data, text.bytes);
     NIB_REQUIRE(json, NIB_ERR_FORMAT, "GGUF metadata: %s is not UTF-8", template_key);
     /* In both places: transformers before 4.43 and some servers read only the first. */

@@ -22,20 +22,36 @@ static void close_source(nib_tokenizer_source *s)
     free(s->fillers);
 }
 
+/* tokenizer_config.json states "no limit" as the integer 1e30 (transformers' VERY_LARGE_INTEGER),
+ * which jansson refuses unless integers become reals. No integer of that file is used here. */
+static nib_status load_config(const char *path, json_t **out)
+{
+    nib_mapping file;
+    json_error_t error;
+    NIB_TRY(nib_mapping_open(path, &file));
+    *out = json_loadb((const char *)file.data, (size_t)file.bytes,
+                      JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &error);
+    nib_mapping_close(&file);
+    NIB_REQUIRE(*out, NIB_ERR_FORMAT, "%s: JSON, line %d, column %d is broken", path, error.line,
+                error.column);
+    return NIB_OK;
+}
+
 /* *out stays NULL if there is no such file. */
-static nib_status load_optional(const char *folder, const char *name, json_t **out)
+static nib_status load_optional(const char *folder, const char *name,
+                                nib_status (*load)(const char *, json_t **), json_t **out)
 {
     char *path = nib_path_join(folder, name);
     NIB_REQUIRE(path, NIB_ERR_OUT_OF_MEMORY, "no memory for a path");
-    const nib_status status = access(path, F_OK) == 0 ? nib_json_load(path, out) : NIB_OK;
+    const nib_status status = access(path, F_OK) == 0 ? load(path, out) : NIB_OK;
     free(path);
     return status;
 }
 
 static nib_status open_source(nib_tokenizer_source *s)
 {
-    NIB_TRY(load_optional(s->folder, "tokenizer.json", &s->json));
-    NIB_TRY(load_optional(s->folder, "tokenizer_config.json", &s->config));
+    NIB_TRY(load_optional(s->folder, "tokenizer.json", nib_json_load, &s->json));
+    NIB_TRY(load_optional(s->folder, "tokenizer_config.json", load_config, &s->config));
     const json_t *model = json_object_get(s->json, "model");
     const int bytes_fall_back = json_is_true(json_object_get(model, "byte_fallback"));
     s->path = nib_path_join(s->folder, s->json ? "tokenizer.json" : "tokenizer.model");
