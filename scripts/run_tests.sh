@@ -128,9 +128,9 @@ group_sanitize() {
 other() { # NAME FOLDER MAKE-ARGUMENTS...
     local name=$1 folder=$BUILD/$2
     shift 2
-    build "build, $name" tests BUILD="$folder" "$@" && suite "test suite, $name" "$folder/tests/all"
+    build "build, $name" tests BUILD="$folder" WERROR= "$@" && suite "test suite, $name" "$folder/tests/all"
 }
-full_clang()   { other "clang" clang CC=clang CXX=clang++; }
+full_clang()   { other "clang" clang CC=clang CXX=clang++ WERROR=-Werror; }
 full_native()  { other "-O3 -march=native" native CFLAGS="-O3 -march=native"; }
 full_plain()   { other "-O0" plain CFLAGS=-O0; }
 full_threads() {
