@@ -1,0 +1,240 @@
+/* quantize_kernel_test.c: NVFP4 and MXFP4 kernels against a second definition.
+ *
+ * Looks below include/: calls the tables of kernels/backend.h. The reference here shares no code
+ * with kernels/: values by ldexp, rounding by trying every code in double, scales by the
+ * formulas of nibble/format.h in plain C floats.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/backend.h"
+#include "nibble/format.h"
+#include "tests/shim.h"
+
+static double e2m1_value(int code)
+{
+    const int e = code >> 1 & 3, f = code & 1;
+    const double v = e ? ldexp(1.0 + f / 2.0, e - 1) : f / 2.0;
+    return code & 8 ? -v : v;
+}
+
+static double e4m3_value(int code)
+{
+    const int e = code >> 3 & 15, f = code & 7;
+    return e ? ldexp(1.0 + f / 8.0, e - 7) : ldexp(f, -9);
+}
+
+/* The code of 0..last nearest to a >= 0; of two, the even one. */
+static int nearest(double (*value)(int), int last, double a)
+{
+    int best = 0;
+    double least = INFINITY;
+    for (int c = 0; c <= last; c++) {
+        const double d = fabs(value(c) - a);
+        if (d < least || (d == least && c % 2 == 0)) best = c, least = d;
+    }
+    return best;
+}
+
+static int e2m1_code(float y)
+{
+    const double a = fabs((double)y);
+    return nearest(e2m1_value, 7, a > 6.0 ? 6.0 : a) | (signbit(y) ? 8 : 0);
+}
+
+static float block_amax(const float *x, int n)
+{
+    float a = 0;
+    for (int i = 0; i < n; i++) a = fmaxf(a, fabsf(x[i]));
+    return a;
+}
+
+/* TransformerEngine's NVFP4: tensor scale t given. Writes codes one a byte. */
+static void reference_nvfp4(const float *x, int n, float t, uint8_t *codes, uint8_t *scale)
+{
+    const float encode = fminf(1.0f / t, 3.40282346638528859812e+38f);
+    const float v = block_amax(x, n) * (encode * (1.0f / 6.0f));
+    *scale = (uint8_t)nearest(e4m3_value, 126, v > 448.0f ? 448.0 : (double)v);
+    const float s = (float)e4m3_value(*scale);
+    const float factor = fminf(1.0f / (s * (1.0f / encode)), 3.40282346638528859812e+38f);
+    for (int i = 0; i < n; i++) codes[i] = (uint8_t)e2m1_code(x[i] * factor);
+}
+
+/* MXFP4, RCEIL: the least power of two s with amax <= 6 s. */
+static void reference_mxfp4(const float *x, int n, float t, uint8_t *codes, uint8_t *scale)
+{
+    (void)t;
+    const double a = (double)block_amax(x, n);
+    int e = -127;
+    while (a > 6.0 * ldexp(1.0, e)) e++;
+    *scale = (uint8_t)(e + 127);
+    for (int i = 0; i < n; i++) codes[i] = (uint8_t)e2m1_code((float)ldexp((double)x[i], -e));
+}
+
+typedef void (*reference)(const float *, int, float, uint8_t *, uint8_t *);
+
+/* Quantizes with every table and compares codes, scales, values and statistics. */
+static void check(nib_format format, int block, reference ref, const float *x, int64_t cols,
+                  float t)
+{
+    const nib_backend *tables[] = { &nib_backend_cpu_portable, nib_backend_cpu_avx2() };
+    const int64_t blocks = (cols + block - 1) / block;
+    uint8_t *codes = malloc((size_t)cols), *scales = malloc((size_t)blocks);
+    uint8_t *got = malloc((size_t)cols), *got_scales = malloc((size_t)blocks);
+    float *values = malloc((size_t)cols * 4), scale = t;
+    for (int64_t k = 0; k < blocks; k++) {
+        const int64_t left = cols - k * block;
+        ref(x + k * block, left < block ? (int)left : block, t, codes + k * block, scales + k);
+    }
+    for (int i = 0; i < 2 && tables[i]; i++) {
+        const nib_launch launch = { .threads = 1 };
+        const nib_matrix src = { (void *)(uintptr_t)x, NIB_F32, 1, cols, cols };
+        const nib_matrix dst = { values, NIB_F32, 1, cols, cols };
+        const int tensor = format == NIB_NVFP4;
+        const nib_packed packed = { sizeof packed, format, NIB_CODES_PAIRS, NIB_SCALES_LINEAR, 1,
+                                    cols, got, (cols + 1) / 2, got_scales,
+                                    tensor ? &scale : NULL };
+        const nib_quantize_request request = { .rules = { .size = sizeof(nib_rules) } };
+        nib_quantize_report report = { .size = sizeof report };
+        int64_t wrong_codes = 0, wrong_scales = 0, wrong_values = 0, at = -1;
+        uint64_t flushed = 0, saturated = 0, uses[16] = { 0 };
+        double most = 0, sum = 0, square = 0;
+
+        tables[i]->quantize(&launch, &src, &request, &packed);
+        tables[i]->dequantize(&launch, &packed, &dst);
+        tables[i]->quantize_stats(&launch, &src, &packed, &report);
+        for (int64_t k = 0; k < blocks; k++) wrong_scales += scales[k] != got_scales[k];
+        for (int64_t c = 0; c < cols; c++) {
+            const int code = got[c / 2] >> c % 2 * 4 & 15, byte = scales[c / block];
+            const float s = (float)(tensor ? e4m3_value(byte) : ldexp(1.0, byte - 127));
+            const float step = tensor ? s * t : s, value = (float)e2m1_value(code) * step;
+            const double error = (double)(x[c] - value);
+            if (code != codes[c]) wrong_codes++, at = c;
+            wrong_values += memcmp(&value, values + c, 4) != 0;
+            flushed += value == 0.0f && x[c] != 0.0f;
+            saturated += (code & 7) == 7 && fabsf(x[c]) > fabsf(value);
+            uses[code]++;
+            most = fmax(most, fabs(error));
+            sum += error * error;
+            square += (double)x[c] * (double)x[c];
+        }
+        const char *name = tables[i]->name;
+        EXPECT(wrong_codes == 0, "%s %#x: %lld codes differ, the last at %lld: x %a, %d for %d",
+               name, format, (long long)wrong_codes, (long long)at,
+               at < 0 ? 0.0 : (double)x[at], at < 0 ? 0 : got[at / 2] >> at % 2 * 4 & 15,
+               at < 0 ? 0 : codes[at]);
+        EXPECT(wrong_scales == 0, "%s: %lld scales", name, (long long)wrong_scales);
+        EXPECT(wrong_values == 0, "%s: %lld values", name, (long long)wrong_values);
+        EXPECT(report.elements == (uint64_t)cols && report.nonfinite == 0, "%s", name);
+        EXPECT(report.flushed == flushed && report.saturated == saturated, "%s: %lld %lld", name,
+               (long long)report.flushed, (long long)report.saturated);
+        EXPECT(memcmp(report.code_count, uses, sizeof uses) == 0, "%s: code counts", name);
+        EXPECT(report.max_error == most, "%s: %a for %a", name, report.max_error, most);
+        EXPECT(fabs(report.sum_sq_error - sum) <= 1e-12 * sum, "%s: error %g", name, sum);
+        EXPECT(fabs(report.sum_sq - square) <= 1e-12 * square, "%s: square %g", name, square);
+    }
+    free(codes), free(scales), free(got), free(got_scales), free(values);
+}
+
+static uint32_t state = 2463534242u;
+
+static float next_unit(void)
+{
+    state ^= state << 13, state ^= state >> 17, state ^= state << 5;
+    return (float)(state >> 8) * 0x1p-23f - 1.0f;
+}
+
+/* Blocks of wide and narrow range, of a quarter grid (ties of every step), and of zeros. */
+static void fill(float *x, int64_t n, int block)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t b = i / block;
+        const float u = next_unit();
+        x[i] = b % 7 == 3 ? 0.0f * u
+             : b % 7 == 5 ? rintf(u * 28.0f) * 0.25f
+             : b % 7 == 6 ? rintf(u * 96.0f) * 0.0625f
+                          : ldexpf(u, (int)(b % 13) - 6 - (b % 11 == 0 ? 12 : 0));
+    }
+}
+
+enum { N = 3 * 16384 + 45 };
+
+NIB_TEST(QuantizeKernel, Nvfp4EqualsASecondDefinition)
+{
+    const float scales[] = { 1.0f, 1.0f / 2688.0f, 0.0123f, 3e-6f, 40.0f };
+    float *x = malloc(N * sizeof *x);
+    for (int i = 0; i < 5; i++) {
+        fill(x, N, 16);
+        check(NIB_NVFP4, 16, reference_nvfp4, x, N, scales[i]);
+    }
+    free(x);
+}
+
+NIB_TEST(QuantizeKernel, Mxfp4EqualsASecondDefinition)
+{
+    float *x = malloc(N * sizeof *x);
+    fill(x, N, 32);
+    check(NIB_MXFP4, 32, reference_mxfp4, x, N, 1.0f);
+    free(x);
+}
+
+NIB_TEST(QuantizeKernel, EveryMidpointAndItsNeighboursByHand)
+{
+    /* amax 6 and tensor scale 1 make the factor 1: the codes are those of x itself. */
+    const float mid[] = { 0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f };
+    const uint8_t at[] = { 0, 2, 2, 4, 4, 6, 6 };
+    for (int table = 0; table < 2; table++) {
+        const nib_backend *ops = table ? nib_backend_cpu_avx2() : &nib_backend_cpu_portable;
+        if (!ops) continue;
+        float x[7 * 128] = { 0 }, t = 1.0f;
+        uint8_t codes[7 * 64], scales[56];
+        for (int i = 0; i < 7; i++) { /* one block of eight each, the others stay 0 */
+            const float six[8] = { 6.0f, mid[i], nextafterf(mid[i], 0), nextafterf(mid[i], 9),
+                                   -mid[i], -nextafterf(mid[i], 0), -nextafterf(mid[i], 9), -0.0f };
+            memcpy(x + 128 * i, six, sizeof six);
+        }
+        const nib_launch launch = { .threads = 1 };
+        const nib_matrix src = { x, NIB_F32, 1, 7 * 128, 7 * 128 };
+        const nib_packed packed = { sizeof packed, NIB_NVFP4, NIB_CODES_PAIRS, NIB_SCALES_LINEAR,
+                                    1, 7 * 128, codes, sizeof codes, scales, &t };
+        const nib_quantize_request request = { .rules = { .size = sizeof(nib_rules) } };
+        ops->quantize(&launch, &src, &request, &packed);
+        for (int i = 0; i < 7; i++) {
+            const uint8_t *q = codes + 64 * i;
+            EXPECT(scales[8 * i] == 0x38, "%s: scale %#x", ops->name, scales[8 * i]);
+            EXPECT(q[0] == (7 | at[i] << 4), "%s: %g", ops->name, (double)mid[i]);
+            EXPECT(q[1] == (i | (i + 1) << 4), "%s: beside %g: %#x", ops->name, (double)mid[i],
+                   q[1]);
+            EXPECT(q[2] == (8 | at[i] | (8 | i) << 4), "%s: -%g", ops->name, (double)mid[i]);
+            EXPECT(q[3] == (8 | (i + 1) | 8 << 4), "%s: -0 after %g", ops->name, (double)mid[i]);
+        }
+    }
+}
+
+NIB_TEST(QuantizeKernel, RandomWordsGoByRowTimesColsPlusCol) /* not by the stride, not by rows */
+{
+    enum { ROWS = 4, COLS = 256, LD = 300 };
+    const uint64_t random[2] = { 7, 11 };
+    for (int table = 0; table < 2; table++) {
+        const nib_backend *ops = table ? nib_backend_cpu_avx2() : &nib_backend_cpu_portable;
+        if (!ops) continue;
+        static float x[ROWS * COLS], wide[ROWS * LD];
+        uint8_t codes[3][ROWS * COLS / 2], scales[3][ROWS * COLS / 32];
+        fill(x, ROWS * COLS, 32);
+        for (int r = 0; r < ROWS; r++) memcpy(wide + r * LD, x + r * COLS, COLS * sizeof *x);
+        for (int i = 0; i < 3; i++) { /* dense, one long row, strided */
+            const nib_launch launch = { .threads = 2 };
+            const int64_t rows = i == 1 ? 1 : ROWS, cols = i == 1 ? ROWS * COLS : COLS;
+            const nib_matrix src = { i == 2 ? wide : x, NIB_F32, rows, cols, i == 2 ? LD : cols };
+            const nib_packed packed = { sizeof packed, NIB_MXFP4, NIB_CODES_PAIRS,
+                                        NIB_SCALES_LINEAR, rows, cols, codes[i], cols / 2,
+                                        scales[i], NULL };
+            const nib_quantize_request request = { .rules = { .size = sizeof(nib_rules) },
+                                                   .rounding = NIB_ROUND_STOCHASTIC,
+                                                   .random = random };
+            ops->quantize(&launch, &src, &request, &packed);
+            EXPECT(memcmp(codes[0], codes[i], sizeof codes[0]) == 0, "%s, shape %d", ops->name, i);
+        }
+    }
+}
