@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PANEL_ELEMS = 1 << 20 };
+#include "host/io/panels.h"
 
 static int by_name(const void *a, const void *b)
 {
@@ -52,26 +52,46 @@ static nib_status compare_bytes(const nib_logical *x, const nib_logical *y, nib_
     return NIB_OK;
 }
 
-static nib_status compare_tensor(const nib_exec *exec, const nib_logical *x, const nib_logical *y,
-                                 float *left, float *right, int64_t room, nib_tensor_report *r)
+/* A tensor of both models at work. */
+typedef struct compared {
+    const nib_logical *x, *y;
+    nib_tensor_report *report;
+} compared;
+
+/* x's rows go to the panel's rows, y's to its blocks, which hold as many f32. */
+static nib_status compare_work(void *context, const nib_panel *p, nib_panel_result *result)
 {
+    const compared *c = context;
     const nib_row_order hf = { 0 };
-    if (!nib_logical_decodable(x) || !nib_logical_decodable(y)) return compare_bytes(x, y, r);
-    const int64_t most = x->cols && room / x->cols > 0 ? room / x->cols : 1;
-    for (int64_t first = 0; first < x->rows; first += most) {
-        const int64_t n = x->rows - first < most ? x->rows - first : most;
-        NIB_TRY(nib_logical_read(exec, x, hf, first, n, left));
-        NIB_TRY(nib_logical_read(exec, y, hf, first, n, right));
-        nib_scalar_cpu.difference(left, right, n * x->cols, &r->error);
-        if (!x->gguf_heads) nib_logical_release(x, first, n);
-        if (!y->gguf_heads) nib_logical_release(y, first, n);
-    }
+    float *left = p->buffers->rows, *right = (float *)(void *)p->buffers->blocks;
+    NIB_TRY(nib_logical_read(p->exec, c->x, hf, p->first, p->n, left));
+    NIB_TRY(nib_logical_read(p->exec, c->y, hf, p->first, p->n, right));
+    nib_scalar_cpu.difference(left, right, p->n * c->x->cols, &result->error);
+    if (!c->x->gguf_heads) nib_logical_release(c->x, p->first, p->n);
+    if (!c->y->gguf_heads) nib_logical_release(c->y, p->first, p->n);
     return NIB_OK;
 }
 
-static nib_status compare_all(const nib_exec *exec, const nib_model *a, const nib_model *b,
+static nib_status compare_merge(void *context, const nib_panel *p, const nib_panel_result *result)
+{
+    const compared *c = context;
+    (void)p;
+    nib_panel_add_error(&c->report->error, &result->error);
+    return NIB_OK;
+}
+
+static nib_status compare_tensor(nib_panel_pool *pool, const nib_logical *x, const nib_logical *y,
+                                 nib_tensor_report *report)
+{
+    if (!nib_logical_decodable(x) || !nib_logical_decodable(y))
+        return compare_bytes(x, y, report);
+    const nib_plan_item item = { .src = x };
+    compared pair = { x, y, report };
+    return nib_panels_run(pool, &item, compare_work, compare_merge, &pair);
+}
+
+static nib_status compare_all(nib_panel_pool *pool, const nib_model *a, const nib_model *b,
                               const nib_logical **sorted, const nib_checkpoint_options *o,
-                              float *left, float *right, int64_t room,
                               nib_checkpoint_report *report)
 {
     nib_progress progress = { .size = sizeof progress, .stage = NIB_STAGE_COPY,
@@ -83,7 +103,7 @@ static nib_status compare_all(const nib_exec *exec, const nib_model *a, const ni
         NIB_TRY(nib_report_tensor(report, i, x, nib_logical_type_name(y), y->bytes, 0));
         report->tensors[i].quantized = strcmp(nib_logical_type_name(x),
                                               nib_logical_type_name(y)) != 0;
-        NIB_TRY(compare_tensor(exec, x, y, left, right, room, &report->tensors[i]));
+        NIB_TRY(compare_tensor(pool, x, y, &report->tensors[i]));
         report->nonfinite += report->tensors[i].error.nonfinite;
         progress.tensor = x->name;
         progress.tensors_done++;
@@ -105,18 +125,18 @@ static nib_status compare_all(const nib_exec *exec, const nib_model *a, const ni
 nib_status nib_compare_run(const nib_exec *exec, const nib_model *a, const nib_model *b,
                            const nib_checkpoint_options *options, nib_checkpoint_report **report)
 {
-    int64_t room = PANEL_ELEMS;
+    int64_t max_cols = 0;
     for (size_t i = 0; i < a->count; i++)
-        if (a->tensors[i].cols > room) room = a->tensors[i].cols;
+        if (a->tensors[i].cols > max_cols) max_cols = a->tensors[i].cols;
+    nib_panel_pool pool;
     const nib_logical **sorted = sorted_tensors(b);
-    float *left = malloc((size_t)room * sizeof *left), *right = malloc((size_t)room * sizeof *right);
     nib_checkpoint_report *r = nib_report_new(a->count);
-    nib_status status = sorted && left && right && r
-                          ? compare_all(exec, a, b, sorted, options, left, right, room, r)
-                          : nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory to compare");
+    nib_status status = nib_panel_pool_open(exec, max_cols, &pool);
+    if (status == NIB_OK)
+        status = sorted && r ? compare_all(&pool, a, b, sorted, options, r)
+                             : nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory to compare");
+    nib_panel_pool_close(&pool);
     free(sorted);
-    free(left);
-    free(right);
     if (status != NIB_OK) nib_checkpoint_report_free(r);
     else *report = r;
     return status;

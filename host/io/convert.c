@@ -348,7 +348,12 @@ nib_status nib_convert_run(const nib_exec *exec, const nib_checkpoint_options *o
                     .files = calloc(plan->n_files, sizeof *c.files),
                     .progress = { .size = sizeof c.progress, .tensors_total = plan->n_order,
                                   .source_bytes_total = plan->source_bytes } };
-    nib_status status = nib_panel_pool_open(exec, plan, &c.pool);
+    int64_t max_cols = 0;
+    for (size_t i = 0; i < plan->n_order; i++) {
+        const nib_logical *t = plan->items[plan->order[i]].src;
+        if (t->cols > max_cols) max_cols = t->cols;
+    }
+    nib_status status = nib_panel_pool_open(exec, max_cols, &c.pool);
     if (!c.files) status = nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory for the files");
     for (size_t i = 0; i < plan->n_files && status == NIB_OK; i++) {
         const nib_out_file *file = &plan->files[i];

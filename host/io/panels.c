@@ -1,25 +1,17 @@
 /* panels.c: see panels.h. */
 #include "host/io/panels.h"
 
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#ifdef _OPENMP
-#include <omp.h>
-static int thread_number(void) { return omp_get_thread_num(); }
-#else
-static int thread_number(void) { return 0; }
-#endif
-
-nib_status nib_panel_pool_open(const nib_exec *exec, const nib_plan *plan, nib_panel_pool *pool)
+nib_status nib_panel_pool_open(const nib_exec *exec, int64_t max_cols, nib_panel_pool *pool)
 {
     *pool = (nib_panel_pool){ .threads = exec->threads > 0 ? exec->threads : nib_cpu_max_threads(),
                               .exec = *exec, .elems = NIB_PANEL_ELEMS };
     pool->exec.threads = 1;
-    for (size_t i = 0; i < plan->n_order; i++) {
-        const nib_logical *t = plan->items[plan->order[i]].src;
-        if (t->cols > pool->elems) pool->elems = t->cols;
-    }
+    if (max_cols > pool->elems) pool->elems = max_cols;
+    NIB_TRY(nib_workers_open(pool->threads, &pool->workers));
     pool->buffers = calloc((size_t)pool->threads, sizeof *pool->buffers);
     pool->results = calloc(NIB_PANEL_BATCH, sizeof *pool->results);
     nib_status status = pool->buffers && pool->results ? NIB_OK : NIB_ERR_OUT_OF_MEMORY;
@@ -38,6 +30,7 @@ nib_status nib_panel_pool_open(const nib_exec *exec, const nib_plan *plan, nib_p
 
 void nib_panel_pool_close(nib_panel_pool *pool)
 {
+    nib_workers_close(pool->workers);
     for (int32_t i = 0; pool->buffers && i < pool->threads; i++) {
         free(pool->buffers[i].rows);
         free(pool->buffers[i].codes);
@@ -63,48 +56,56 @@ void nib_panel_add_error(nib_quantize_report *sum, const nib_quantize_report *pa
     }
 }
 
-/* The first failure of a batch. Error texts belong to threads: this carries one across. */
-typedef struct failure {
-    nib_status status;
-    int64_t    panel;
-    char       text[1024];
-} failure;
+/* A batch of panels at work. Error texts belong to threads: the first failure's is kept here. */
+typedef struct batch_work {
+    nib_panel_pool      *pool;
+    const nib_plan_item *item;
+    nib_panel_work      *work;
+    void                *context;
+    int64_t              start, rows; /* first panel; rows of a panel */
+    pthread_mutex_t      mutex;       /* of what follows */
+    nib_status           status;
+    int64_t              failed;
+    char                 text[1024];
+} batch_work;
 
-static void note(failure *f, nib_status status, int64_t panel)
+static nib_panel panel_of(const batch_work *b, int64_t i, nib_panel_buffers *buffers)
 {
-#pragma omp critical(nib_panel_failure)
-    if (f->status == NIB_OK || panel < f->panel) {
-        f->status = status;
-        f->panel = panel;
-        strncpy(f->text, nib_last_error(), sizeof f->text - 1);
+    const int64_t first = (b->start + i) * b->rows, left = b->item->src->rows - first;
+    return (nib_panel){ &b->pool->exec, buffers, b->item, first, left < b->rows ? left : b->rows };
+}
+
+static void run_panel(void *context, int32_t worker, int64_t i)
+{
+    batch_work *b = context;
+    const nib_panel panel = panel_of(b, i, &b->pool->buffers[worker]);
+    nib_panel_result *result = &b->pool->results[i];
+    *result = (nib_panel_result){ .error.size = sizeof(nib_quantize_report) };
+    const nib_status status = b->work(b->context, &panel, result);
+    if (status == NIB_OK) return;
+    pthread_mutex_lock(&b->mutex);
+    if (b->status == NIB_OK || i < b->failed) {
+        b->status = status;
+        b->failed = i;
+        snprintf(b->text, sizeof b->text, "%s", nib_last_error());
     }
+    pthread_mutex_unlock(&b->mutex);
 }
 
 nib_status nib_panels_run(nib_panel_pool *pool, const nib_plan_item *item, nib_panel_work *work,
                           nib_panel_merge *merge, void *context)
 {
     const nib_logical *t = item->src;
-    const int64_t fit = t->cols ? pool->elems / t->cols : t->rows, most = fit > 0 ? fit : 1;
-    const int64_t panels = t->rows / most + (t->rows % most != 0);
-
-    for (int64_t start = 0; start < panels; start += NIB_PANEL_BATCH) {
-        const int64_t batch = panels - start < NIB_PANEL_BATCH ? panels - start : NIB_PANEL_BATCH;
-        const int threads = (int)(batch < pool->threads ? batch : pool->threads);
-        failure f = { .status = NIB_OK };
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-        for (int64_t i = 0; i < batch; i++) {
-            const int64_t first = (start + i) * most;
-            const nib_panel panel = { &pool->exec, &pool->buffers[thread_number()], item, first,
-                                      t->rows - first < most ? t->rows - first : most };
-            pool->results[i] = (nib_panel_result){ .error.size = sizeof(nib_quantize_report) };
-            const nib_status status = work(context, &panel, &pool->results[i]);
-            if (status != NIB_OK) note(&f, status, i);
-        }
-        NIB_REQUIRE(f.status == NIB_OK, f.status, "%s", f.text);
-        for (int64_t i = 0; i < batch; i++) {
-            const int64_t first = (start + i) * most;
-            const nib_panel panel = { &pool->exec, NULL, item, first,
-                                      t->rows - first < most ? t->rows - first : most };
+    const int64_t fit = t->cols ? pool->elems / t->cols : t->rows, rows = fit > 0 ? fit : 1;
+    const int64_t panels = t->rows / rows + (t->rows % rows != 0);
+    batch_work b = { .pool = pool, .item = item, .work = work, .context = context, .rows = rows,
+                     .mutex = PTHREAD_MUTEX_INITIALIZER };
+    for (b.start = 0; b.start < panels; b.start += NIB_PANEL_BATCH) {
+        const int64_t left = panels - b.start, n = left < NIB_PANEL_BATCH ? left : NIB_PANEL_BATCH;
+        nib_workers_run(pool->workers, n, run_panel, &b);
+        NIB_REQUIRE(b.status == NIB_OK, b.status, "%s", b.text);
+        for (int64_t i = 0; i < n; i++) {
+            const nib_panel panel = panel_of(&b, i, NULL);
             NIB_TRY(merge(context, &panel, &pool->results[i]));
         }
     }

@@ -1,13 +1,13 @@
 /* panels.h: work on a tensor's panels of rows, spread over threads.
  *
  * A panel is a fixed number of elements whatever the threads, and what panels report is merged
- * in their order: the same figures for every thread count. One parallel region serves many
- * panels, because a barrier for each would wait for the slowest core at every step.
+ * in their order: the same figures for every thread count.
  */
 #ifndef NIB_PANELS_H
 #define NIB_PANELS_H
 
 #include "host/io/plan.h"
+#include "host/io/workers.h"
 
 /* f32 elements of a panel: rows, codes and statistics then stay within a core's second-level
  * cache. Untuned beyond that. */
@@ -38,14 +38,15 @@ typedef struct nib_panel {
 
 typedef struct nib_panel_pool {
     int32_t            threads;
+    nib_workers       *workers;
     nib_exec           exec; /* of one thread */
     int64_t            elems;
     nib_panel_buffers *buffers;
     nib_panel_result  *results; /* of a batch */
 } nib_panel_pool;
 
-/* Buffers for all of plan's tensors. */
-nib_status nib_panel_pool_open(const nib_exec *exec, const nib_plan *plan, nib_panel_pool *pool);
+/* Threads as exec says, and buffers for tensors of up to max_cols columns. */
+nib_status nib_panel_pool_open(const nib_exec *exec, int64_t max_cols, nib_panel_pool *pool);
 void       nib_panel_pool_close(nib_panel_pool *pool);
 
 /* Calls work for each panel of item, in any thread, then merge for each in order, in the calling
