@@ -128,7 +128,8 @@ group_sanitize() {
 other() { # NAME FOLDER MAKE-ARGUMENTS...
     local name=$1 folder=$BUILD/$2
     shift 2
-    build "build, $name" tests BUILD="$folder" WERROR= "$@" && suite "test suite, $name" "$folder/tests/all"
+    build "build, $name" tests BUILD="$folder" WERROR= "$@" &&
+        suite "test suite, $name" "$folder/tests/all"
 }
 full_clang()   { other "clang" clang CC=clang CXX=clang++ WERROR=-Werror; }
 full_native()  { other "-O3 -march=native" native CFLAGS="-O3 -march=native"; }
@@ -138,9 +139,14 @@ full_threads() {
     OMP_NUM_THREADS=1 suite "test suite, 1 thread" "$BUILD/tests/all"
     OMP_NUM_THREADS=7 suite "test suite, 7 threads" "$BUILD/tests/all"
 }
-full_tsan() { # clang's OpenMP tells the thread sanitizer about its barriers; gcc's does not
-    TSAN_OPTIONS="ignore_noninstrumented_modules=1" OMP_NUM_THREADS=4 \
-        other "thread sanitizer" tsan CC=clang CXX=clang++ SAN=-fsanitize=thread
+# clang's OpenMP tells the thread sanitizer about its barriers; gcc's does not. The sanitizer
+# starts by writing a file of its own that is larger than FullDisk's limit lets any file be.
+full_tsan() {
+    build "build, thread sanitizer" tests BUILD="$BUILD/tsan" CC=clang CXX=clang++ WERROR= \
+        SAN=-fsanitize=thread &&
+        TSAN_OPTIONS="ignore_noninstrumented_modules=1" OMP_NUM_THREADS=4 \
+            suite "test suite, thread sanitizer" "$BUILD/tsan/tests/all" \
+            --gtest_filter=-NibbleKill.FullDiskIsSaidAndCanBeMended
 }
 full_floats() {
     build "build" tests || return
