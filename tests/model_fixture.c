@@ -107,16 +107,48 @@ int fixture_safetensors(const char *path, const fixture_tensor *t, size_t n)
     return ok;
 }
 
+/* What a GGUF file of the small Llama says: enough for a Hugging Face folder to be made of it. */
+static int set_llama(nib_gguf_meta *meta)
+{
+    static const struct {
+        const char *key;
+        uint32_t    value;
+    } numbers[] = { { "llama.block_count", 2 },          { "llama.context_length", 128 },
+                    { "llama.embedding_length", 64 },    { "llama.feed_forward_length", 128 },
+                    { "llama.attention.head_count", 4 }, { "llama.attention.head_count_kv", 2 },
+                    { "llama.rope.dimension_count", 16 }, { "llama.vocab_size", 96 },
+                    { "tokenizer.ggml.unknown_token_id", 0 },
+                    { "tokenizer.ggml.bos_token_id", 1 }, { "tokenizer.ggml.eos_token_id", 2 } };
+    enum { VOCAB = 96 };
+    char text[VOCAB][8];
+    nib_gguf_string tokens[VOCAB];
+    float scores[VOCAB];
+    int32_t types[VOCAB];
+    for (int i = 0; i < VOCAB; i++) {
+        snprintf(text[i], sizeof text[i], i ? "t%d" : "<unk>", i);
+        tokens[i] = (nib_gguf_string){ text[i], strlen(text[i]) };
+        scores[i] = -(float)i;
+        types[i] = i == 0 ? 2 : i < 3 ? 3 : 1; /* unknown, control, normal */
+    }
+    int ok = nib_gguf_set_str(meta, "general.architecture", "llama", 5) == NIB_OK
+          && nib_gguf_set_str(meta, "general.name", "fixture", 7) == NIB_OK
+          && nib_gguf_set_str(meta, "tokenizer.ggml.model", "llama", 5) == NIB_OK
+          && nib_gguf_set_f32(meta, "llama.attention.layer_norm_rms_epsilon", 1e-5f) == NIB_OK
+          && nib_gguf_set_f32(meta, "llama.rope.freq_base", 1e4f) == NIB_OK
+          && nib_gguf_set_str_array(meta, "tokenizer.ggml.tokens", tokens, VOCAB) == NIB_OK
+          && nib_gguf_set_f32_array(meta, "tokenizer.ggml.scores", scores, VOCAB) == NIB_OK
+          && nib_gguf_set_i32_array(meta, "tokenizer.ggml.token_type", types, VOCAB) == NIB_OK;
+    for (size_t i = 0; ok && i < sizeof numbers / sizeof *numbers; i++)
+        ok = nib_gguf_set_u32(meta, numbers[i].key, numbers[i].value) == NIB_OK;
+    return ok;
+}
+
 int fixture_gguf(const char *path, const fixture_tensor *t, size_t n)
 {
     nib_file_layout layout = { 0 };
     nib_tensor_spec *specs = specs_of(t, n);
     nib_gguf_meta *meta = nib_gguf_meta_new();
-    const int ok = meta && nib_gguf_set_str(meta, "general.architecture", "llama", 5) == NIB_OK
-                && nib_gguf_set_u32(meta, "llama.attention.head_count", 4) == NIB_OK
-                && nib_gguf_set_u32(meta, "llama.attention.head_count_kv", 2) == NIB_OK
-                && nib_gguf_set_str(meta, "general.name", "fixture", 7) == NIB_OK
-                && nib_gguf_layout(meta, specs, n, &layout) == NIB_OK
+    const int ok = meta && set_llama(meta) && nib_gguf_layout(meta, specs, n, &layout) == NIB_OK
                 && write_laid_out(path, &layout, t, n);
     nib_file_layout_free(&layout);
     nib_gguf_meta_free(meta);

@@ -25,6 +25,13 @@ static nib_status kept_type(const nib_plan *plan, const nib_checkpoint_options *
                         t->name);
     const nib_tensor_type_info *info = nib_tensor_type_get(t->tensor->type);
     *type = t->tensor->type;
+    /* llama.cpp's converter (convert_hf_to_gguf.py: n_dims <= 1) writes all norms and biases as
+     * F32, and some of its backends take nothing else there. Widening is exact. */
+    if (!plan->target->is_folder && t->n_dims <= 1
+        && (*type == NIB_TT_F16 || *type == NIB_TT_BF16)) {
+        *type = NIB_TT_F32;
+        return NIB_OK;
+    }
     if (plan->target->is_folder ? info->in_safetensors : info->ggml >= 0) return NIB_OK;
     NIB_REQUIRE(info->decodable, NIB_ERR_UNSUPPORTED, "%s: %s cannot hold type %s", t->name,
                 plan->target->name, info->name);
