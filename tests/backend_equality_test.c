@@ -364,6 +364,26 @@ NIB_TEST(BackendEquality, SearchesStochasticRoundingAndGgufOrder)
     }
 }
 
+NIB_TEST(BackendEquality, EverySearchOfFourBits)
+{
+    const nib_format four[] = { NIB_NVFP4, NIB_NVFP4_B32, NIB_MXFP4, NIB_MXFP4_B16 };
+    random_state = 2024;
+    for (int i = 0; i < 4 * 5 * 3 * 2 && !nib_test_failed(); i++) {
+        const int choice = i / 4 % 5;
+        setting s = setting_of(four[i % 4], (nib_dtype)(i / 20 % 3), (int)(next_random() % 4));
+        if (choice >= 3 && s.format != NIB_NVFP4 && s.format != NIB_NVFP4_B32) continue;
+        const float given[] = { 0.0f, 1e-3f, 1e-44f, 3e38f };
+        s.tensor_scale = given[next_random() % 4];
+        s.request.scale_choice = (nib_scale_choice)choice;
+        s.rows = 2;
+        s.cols = choice == NIB_SCALE_MSE_FULL ? 500 : 2100;
+        float *x = malloc((size_t)(s.rows * s.cols) * 4);
+        fill(s.dtype, x, s.rows * s.cols, i / 60);
+        check(&s, x, 1);
+        free(x);
+    }
+}
+
 NIB_TEST(BackendEquality, ThreadsShareOneLongRowAndManyShortOnes)
 {
     const int64_t shapes[][2] = { { 1, 200007 }, { 2, 70000 }, { 3001, 40 }, { 90, 1024 } };

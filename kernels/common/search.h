@@ -62,9 +62,13 @@ NIB_HD int nib_mse_offset(int element, int e4m3_scale, int i)
 
 NIB_HD int nib_mse_candidates(int e4m3_scale) { return e4m3_scale ? NIB_MSE_CANDIDATES : 3; }
 
+/* Something that computes what nib_block_error does. */
+typedef float (*nib_block_error_function)(const nib_tensor_math *m, const float *x, int n,
+                                          uint32_t byte, int absolute);
+
 /* Scale byte of a block of n elements whose finite ones have amax a, by the chosen search. */
-NIB_HD uint32_t nib_block_search(const nib_tensor_math *m, int choice, const float *x, int n,
-                                 float a)
+NIB_HD uint32_t nib_block_search_by(const nib_tensor_math *m, int choice, const float *x, int n,
+                                    float a, nib_block_error_function error)
 {
     const int e4m3 = m->rules.e4m3_scale;
     const uint32_t base = nib_block_scale(m, a);
@@ -73,22 +77,28 @@ NIB_HD uint32_t nib_block_search(const nib_tensor_math *m, int choice, const flo
     if (choice == NIB_SC_46_MSE || choice == NIB_SC_46_MAE) {
         const int absolute = choice == NIB_SC_46_MAE;
         const uint32_t four = nib_e4m3_scale_byte(m, 1.5f * nib_block_scale_value(m, a));
-        const float e6 = nib_block_error(m, x, n, base, absolute);
-        return nib_block_error(m, x, n, four, absolute) < e6 ? four : base;
+        const float e6 = error(m, x, n, base, absolute);
+        return error(m, x, n, four, absolute) < e6 ? four : base;
     }
 
     const int first = e4m3 ? 1 : 0, last = e4m3 ? (int)NIB_E4M3_LAST : 254;
     const int full = choice == NIB_SC_MSE_FULL;
     const int tries = full ? last - first + 1 : nib_mse_candidates(e4m3);
     uint32_t best = base;
-    float least = nib_block_error(m, x, n, base, 0);
+    float least = error(m, x, n, base, 0);
     for (int i = full ? 0 : 1; i < tries; i++) {
         const int byte = full ? first + i : (int)base + nib_mse_offset(m->rules.element, e4m3, i);
         if (byte < first || byte > last) continue;
-        const float e = nib_block_error(m, x, n, (uint32_t)byte, 0);
+        const float e = error(m, x, n, (uint32_t)byte, 0);
         if (e < least) least = e, best = (uint32_t)byte;
     }
     return best;
+}
+
+NIB_HD uint32_t nib_block_search(const nib_tensor_math *m, int choice, const float *x, int n,
+                                 float a)
+{
+    return nib_block_search_by(m, choice, x, n, a, nib_block_error);
 }
 
 #endif

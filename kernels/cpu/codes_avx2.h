@@ -34,6 +34,13 @@ static inline __m256 nib_codes_table(float at0, float at1, float at2, float at3,
     return _mm256_setr_ps(at0, from4, from4, from4, from4, at3, at2, at1);
 }
 
+/* What is added to -a. */
+static inline __m256 nib_codes_magic(void)
+{
+    return nib_codes_table(-0x1p22f, -0x1p22f, -(0x1p23f + 2.0f), -(0x1p23f + 2.0f),
+                           -(0x1p24f + 8.0f));
+}
+
 static inline nib_codes_rules nib_codes_rules_of(const nib_block_rules *r)
 {
     const float none = 1.0f; /* -a is never positive */
@@ -59,8 +66,7 @@ static inline __attribute__((always_inline)) __m256i
 nib_codes16(int dtype, int divides, int clamps, int kind, const nib_codes_rules *rules,
             const void *x, const float *factor, __m256i *signs)
 {
-    const __m256 magic = nib_codes_table(-0x1p22f, -0x1p22f, -(0x1p23f + 2.0f),
-                                         -(0x1p23f + 2.0f), -(0x1p24f + 8.0f));
+    const __m256 magic = nib_codes_magic();
     const __m256 f = _mm256_broadcast_ss(factor);
     __m256 y[2]; /* -|x| */
     if (dtype == NIB_DT_F32) {

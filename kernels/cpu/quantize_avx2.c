@@ -1,4 +1,4 @@
-/* quantize_avx2.c: E2M1 by blocks of 16 and 32, nearest rounding, amax scales.
+/* quantize_avx2.c: E2M1 by blocks of 16 and 32, nearest rounding.
  *
  * 1024 elements at a time, first all scales and factors, then all codes: the divisions of one
  * block run beside those of others. Blocks with NaN, Inf or a factor out of range are done again by
@@ -11,6 +11,7 @@
 
 #include "codes_avx2.h"
 #include "scale8_avx2.h"
+#include "search_avx2.h"
 
 enum { CHUNK = 1024, GROUP = 8 /* blocks whose scales are one vector */ };
 
@@ -86,20 +87,23 @@ static inline __attribute__((always_inline)) __m256i amax8_half(int dtype, const
                                : _mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16);
 }
 
-/* Scales and factors of a chunk's groups; factors gets one for each 16 elements. */
+/* Scales and factors of a chunk's groups; factors gets one for each 16 elements. searched: the
+ * scales are in out already. */
 static inline __attribute__((always_inline)) void
-scales(const nib_tensor_math *m, int block, int divide, const __m256i *amax, int groups,
-       float *factors, chunk_out *out)
+scales(const nib_tensor_math *m, int block, int divide, int searched, const __m256i *amax,
+       int groups, float *factors, chunk_out *out)
 {
     __m256 outside = _mm256_setzero_ps();
     out->again = 0;
     for (int g = 0; g < groups; g++) {
         const __m256 a = _mm256_castsi256_ps(amax[g]);
-        const __m256i byte = m->rules.e4m3_scale ? nib_e4m3_scales8(m, a)
+        uint8_t *const at = out->scales + g * GROUP;
+        const __m256i byte = searched ? _mm256_cvtepu8_epi32(_mm_loadl_epi64((__m128i *)at))
+                           : m->rules.e4m3_scale ? nib_e4m3_scales8(m, a)
                                                  : nib_e8m0_scales8(m, a);
         const __m256 f = nib_block_factors8(m, byte);
         const uint64_t bytes = nib_bytes8(byte);
-        memcpy(out->scales + g * GROUP, &bytes, sizeof bytes);
+        memcpy(at, &bytes, sizeof bytes);
 
         /* a * f < 7 for sure: then no code leaves the grid, however f was rounded. */
         const __m256 large = divide ? _mm256_cmp_ps(a, _mm256_mul_ps(f, _mm256_set1_ps(6.5f)),
@@ -139,9 +143,9 @@ scales_by_rules(const nib_tensor_math *math, int block, int divide, const __m256
         m.rules.block_scale = NIB_B_FOLDED;
         m.rules.factor = NIB_E_RECIPROCAL;
         m.rules.e4m3_zero = m.rules.e4m3_min = 0;
-        scales(&m, block, 0, amax, groups, factors, out);
+        scales(&m, block, 0, 0, amax, groups, factors, out);
     } else {
-        scales(math, block, divide, amax, groups, factors, out);
+        scales(math, block, divide, 0, amax, groups, factors, out);
     }
 }
 
@@ -174,7 +178,15 @@ chunk(const nib_quantize_job *job, int dtype, int block, const uint8_t *x, int g
         const void *from = x + g * GROUP * block * size;
         amax[g] = dtype == NIB_DT_F32 ? amax8_f32(from, block) : amax8_half(dtype, from, block);
     }
-    scales_by_rules(&job->math, block, divide, amax, groups, factors, out);
+    if (job->choice == NIB_SC_AMAX) {
+        scales_by_rules(&job->math, block, divide, amax, groups, factors, out);
+    } else {
+        uint32_t bits[CHUNK / 16];
+        memcpy(bits, amax, (size_t)groups * sizeof *amax);
+        nib_search_blocks(&job->math, job->choice, dtype, block, x, bits, groups * GROUP,
+                          out->scales);
+        scales(&job->math, block, divide, 1, amax, groups, factors, out);
+    }
     const int even = r->ties == NIB_TIE_EVEN, keep = r->zero_sign == NIB_Z_KEEP;
     const path p = divide ? (even && r->zero_sign == NIB_Z_INPUT ? PATH_DIVIDED
                                                                  : PATH_RULES_DIVIDED)
@@ -268,7 +280,7 @@ static int has_span(const nib_quantize_request *request, const nib_packed *dst)
     const int block = nib_part_block(dst->format);
     return nib_part_element(dst->format) == NIB_EL_E2M1 && (block == 16 || block == 32)
         && dst->code_order == NIB_CODES_PAIRS && request->rounding == NIB_ROUND_NEAREST
-        && request->scale_choice == NIB_SCALE_AMAX;
+        && (request->scale_choice == NIB_SCALE_AMAX || request->rules.ties == NIB_TIES_EVEN);
 }
 
 nib_status nib_quantize_avx2(const nib_launch *launch, const nib_matrix *src,

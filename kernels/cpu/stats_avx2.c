@@ -4,7 +4,7 @@
 
 #if defined(__x86_64__)
 
-#include "scale8_avx2.h"
+#include "search_avx2.h"
 #include "values_avx2.h"
 
 enum { CHUNK = 1024, STEP = 32 };
@@ -15,15 +15,6 @@ typedef struct lanes {
     __m256i most;                /* bits of the largest |d| */
     __m256i flushed, saturated;  /* minus the counts */
 } lanes;
-
-static inline __attribute__((always_inline)) __m256 load8(int dtype, const uint8_t *x)
-{
-    if (dtype == NIB_DT_F32) return _mm256_loadu_ps((const float *)(const void *)x);
-    const __m128i h = _mm_loadu_si128((const __m128i *)(const void *)x);
-    return dtype == NIB_DT_F16
-         ? _mm256_cvtph_ps(h)
-         : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
-}
 
 static inline __attribute__((always_inline)) void add_square(__m256d sum[2], __m256 v)
 {
@@ -47,7 +38,7 @@ errors(int dtype, const uint8_t *x, const uint8_t *codes, const float *steps, in
         nib_values32(codes + i / 2, v);
 #pragma GCC unroll 8
         for (int j = 0; j < 4; j++) {
-            const __m256 xs = load8(dtype, x + (i + 8 * j) * size);
+            const __m256 xs = nib_load8(dtype, x + (i + 8 * j) * size);
             const __m256 value = _mm256_mul_ps(v[j], _mm256_broadcast_ss(steps + i / 16 + j / 2));
             const __m256 d = _mm256_sub_ps(xs, value);
             const __m256 ax = _mm256_andnot_ps(sign, xs), av = _mm256_andnot_ps(sign, value);
