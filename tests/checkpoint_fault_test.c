@@ -195,7 +195,8 @@ NIB_TEST(CheckpointFault, SourceIsNeverReplaced)
     snprintf(with_slash, sizeof with_slash, "%s//", src);
     snprintf(link, sizeof link, "%s/link", dir.path);
     REQUIRE(symlink(src, link) == 0, "symlink");
-    const char *const from[] = { src, src, link, src }, *const to[] = { src, with_slash, src, link };
+    const char *const from[] = { src, src, link, src };
+    const char *const to[] = { src, with_slash, src, link };
     for (int i = 0; i < 4; i++) {
         const nib_status got = nib_checkpoint_quantize(fixture_exec(0), from[i], to[i], &o, NULL);
         EXPECT(got == NIB_ERR_EXISTS, "%d: %s: %s", i, nib_status_name(got), nib_last_error());

@@ -66,8 +66,9 @@ static void check_tensors(const layout *l, const char *dst)
             EXPECT(got->n_dims == want->n_dims, "%s: %s has %d dims", l->name, name, got->n_dims);
             const int64_t last = want->divisor ? t[i].dims[1] / want->divisor : 1;
             if (want->n_dims == 2)
-                EXPECT(got->dims[0] == t[i].dims[0] && got->dims[1] == last, "%s: %s is %lld x %lld",
-                       l->name, name, (long long)got->dims[0], (long long)got->dims[1]);
+                EXPECT(got->dims[0] == t[i].dims[0] && got->dims[1] == last,
+                       "%s: %s is %lld x %lld", l->name, name, (long long)got->dims[0],
+                       (long long)got->dims[1]);
             if (want->n_dims == 1) EXPECT(got->dims[0] == 1, "%s: %s", l->name, name);
         }
     }
@@ -262,6 +263,33 @@ NIB_TEST(CheckpointLayout, FilesAreSplitByTheirSize)
     EXPECT(fixture_same_tensors(one, dst), "the split changed bytes");
     nib_safetensors_close(st);
     json_decref(index);
+    temp_dir_remove(&dir);
+}
+
+NIB_TEST(CheckpointLayout, OddSizesStayAligned)
+{
+    static const fixture_tensor odd[] = { /* 3 bytes of scales each, then wider types */
+        { "a.q_proj.weight", NIB_TT_F16, 2, { 1, 48 }, 1.0f, NULL },
+        { "b.norm.weight", NIB_TT_F32, 1, { 3 }, 1.0f, NULL },
+        { "c.ids", NIB_TT_I64, 1, { 5 }, 0, NULL },
+        { "d.mask", NIB_TT_U8, 1, { 7 }, 0, NULL },
+        { "e.down_proj.weight", NIB_TT_F32, 2, { 3, 16 }, 1.0f, NULL },
+    };
+    const temp_dir dir = temp_dir_make();
+    const char *src = temp_path(&dir, "src"), *dst = temp_path(&dir, "dst");
+    REQUIRE(fixture_folder(src, odd, 5, 1), "%s", src);
+    REQUIRE(fixture_quantize(src, dst, NIB_EXPORT_MODELOPT, NIB_NVFP4) == NIB_OK, "%s",
+            nib_last_error());
+    nib_safetensors *st = NULL;
+    size_t n;
+    REQUIRE(nib_safetensors_open(dst, &st) == NIB_OK, "%s", nib_last_error());
+    const nib_tensor *t = nib_safetensors_tensors(st, &n);
+    EXPECT(n == 9, "%zu tensors", n);
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t past = t[i].offset % (uint64_t)nib_tensor_type_get(t[i].type)->block_bytes;
+        EXPECT(past == 0, "%s lies at %llu", t[i].name, (unsigned long long)t[i].offset);
+    }
+    nib_safetensors_close(st);
     temp_dir_remove(&dir);
 }
 

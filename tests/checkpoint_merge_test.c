@@ -212,3 +212,52 @@ NIB_TEST(CheckpointMerge, PartsOfAnotherSourceAreRefused)
     EXPECT(fixture_error_has("different runs"), "%s", nib_last_error());
     temp_dir_remove(&dir);
 }
+
+static void same_values(float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) x[i] = (float)(i * 7919 % 1000) * 0.001f - 0.5f;
+}
+
+/* Panels take their random words where the whole tensor would; tensors do not share any. */
+NIB_TEST(CheckpointMerge, RandomWordsFollowTheElements)
+{
+    enum { ROWS = 600, COLS = 512, N = ROWS * COLS };
+    static const fixture_tensor two[] = {
+        { "a.o_proj.weight", NIB_TT_F32, 2, { ROWS, COLS }, 1, same_values },
+        { "b.o_proj.weight", NIB_TT_F32, 2, { ROWS, COLS }, 1, same_values },
+    };
+    dir = temp_dir_make();
+    snprintf(src, sizeof src, "%s/src", dir.path);
+    snprintf(whole, sizeof whole, "%s/whole", dir.path);
+    REQUIRE(fixture_folder(src, two, 2, 1), "%s", src);
+    nib_checkpoint_options o = fixture_options(NIB_EXPORT_MODELOPT, NIB_NVFP4);
+    o.rounding = NIB_ROUND_STOCHASTIC;
+    o.seed = 11;
+    REQUIRE(nib_checkpoint_quantize(fixture_exec(0), src, whole, &o, NULL) == NIB_OK, "%s",
+            nib_last_error());
+    int64_t n;
+    float *x = fixture_floats(&two[0], &n), amax = 0, scale;
+    uint8_t *codes = malloc(N / 2), *scales = malloc(N / 16);
+    nib_rules rules;
+    nib_rules_fill(NIB_RULES_MODELOPT, NIB_NVFP4, &rules);
+    const nib_matrix m = { x, NIB_F32, ROWS, COLS, COLS };
+    EXPECT(nib_amax(fixture_exec(1), &m, &amax, NULL) == NIB_OK, "%s", nib_last_error());
+    const uint64_t random[2] = { 11, 0 };
+    const nib_quantize_options q = { .size = sizeof q, .rules = &rules, .tensor_amax = &amax,
+                                     .rounding = NIB_ROUND_STOCHASTIC, .random = random };
+    const nib_packed p = { .size = sizeof p, .format = NIB_NVFP4, .rows = ROWS, .cols = COLS,
+                           .codes = codes, .ld_codes_bytes = COLS / 2, .scales = scales,
+                           .tensor_scale = &scale };
+    EXPECT(nib_quantize(fixture_exec(1), &m, &q, &p) == NIB_OK, "%s", nib_last_error());
+    nib_safetensors *st = NULL;
+    REQUIRE(nib_safetensors_open(whole, &st) == NIB_OK, "%s", nib_last_error());
+    const nib_tensor *a = nib_safetensors_find(st, two[0].name);
+    const nib_tensor *b = nib_safetensors_find(st, two[1].name);
+    EXPECT(a && !memcmp(a->data, codes, N / 2), "%s: other random words", two[0].name);
+    EXPECT(b && memcmp(b->data, codes, N / 2), "both tensors take the same random words");
+    nib_safetensors_close(st);
+    free(x);
+    free(codes);
+    free(scales);
+    temp_dir_remove(&dir);
+}

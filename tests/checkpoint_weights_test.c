@@ -43,7 +43,8 @@ static expected expect(const fixture_tensor *model, size_t n, const char *name,
     const nib_dtype dtype = t->type == NIB_TT_F32 || widen ? NIB_F32
                           : t->type == NIB_TT_F16 ? NIB_F16 : NIB_BF16;
     const int64_t rows = cols ? count / cols : 0;
-    expected e = { .code_bytes = count / 2, .scale_bytes = rows * nib_scales_per_row(format, cols) };
+    expected e = { .code_bytes = count / 2,
+                   .scale_bytes = rows * nib_scales_per_row(format, cols) };
     e.codes = calloc(1, (size_t)e.code_bytes + 1);
     e.scales = calloc(1, (size_t)e.scale_bytes + 1);
     nib_rules rules;

@@ -21,7 +21,8 @@ static double now(void)
 
 static void pause_for(double seconds)
 {
-    const struct timespec t = { (time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9) };
+    const time_t whole_seconds = (time_t)seconds;
+    const struct timespec t = { whole_seconds, (long)((seconds - (double)whole_seconds) * 1e9) };
     nanosleep(&t, NULL);
 }
 

@@ -65,7 +65,7 @@ typedef struct nib_checkpoint_options {
     nib_rounding         rounding;
     uint64_t             seed;         /* stochastic rounding; tensors get distinct offsets */
     nib_nonfinite_policy nonfinite;
-    nib_dtype            keep_dtype;   /* unquantized tensors that come as GGUF blocks become this */
+    nib_dtype            keep_dtype;   /* what unquantized tensors in GGUF blocks become */
     const char *const   *include;      /* glob patterns on Hugging Face names, in which * matches
                                           dots too. None: every matrix of a linear layer but
                                           embeddings, lm_head and routers. Else just what matches */
@@ -77,7 +77,7 @@ typedef struct nib_checkpoint_options {
                                             nib_checkpoint_merge; 0, 0: the whole */
     int32_t              force;        /* 1: replace what stands under dst */
     int32_t              resume;       /* 1: go on from a stopped run with the same arguments */
-    int32_t              dry_run;      /* 1: plan and report sizes, read no weights, write nothing */
+    int32_t              dry_run;      /* 1: plan and report sizes; read and write no weights */
     void               (*progress)(void *user, const nib_progress *state); /* or NULL */
     void                *user;
     const volatile int  *cancel;       /* or NULL; not 0: stop soon with NIB_ERR_CANCELLED */
