@@ -46,7 +46,7 @@ static inline void temp_dir_remove(const temp_dir *dir)
     if (dir->path[0]) temp_dir_remove_at(dir->path);
 }
 
-/* "path/name" in one of eight buffers that take turns. */
+/* "path/name" in one of eight buffers that take turns: copy what must last. */
 static inline const char *temp_path(const temp_dir *dir, const char *name)
 {
     static char paths[8][512];

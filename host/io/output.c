@@ -15,6 +15,8 @@
 #include "host/io/file_util.h"
 #include "host/io/output_state.h"
 
+#define SYNC_BYTES ((uint64_t)256 << 20)
+
 static int exists(const char *path)
 {
     struct stat info;
@@ -183,16 +185,26 @@ static nib_status recover(nib_output *out)
     return finished || swapped ? forget(out) : NIB_OK;
 }
 
-/* The first word that differs, for the error. */
+/* Names the first word that differs; a fingerprint that ends there shows ''. */
 static nib_status fail_other(const nib_output *out, const char *there, const char *here)
 {
-    size_t at = 0;
-    for (size_t i = 0; there[i] && there[i] == here[i]; i++)
-        if (there[i] == ' ') at = i + 1;
+    int n, m;
+    for (;;) {
+        n = (int)strcspn(there, " ");
+        m = (int)strcspn(here, " ");
+        if (n != m || strncmp(there, here, (size_t)n) != 0 || !there[n] || !here[m]) break;
+        there += n + 1;
+        here += m + 1;
+    }
+    if (n == m && strncmp(there, here, (size_t)n) == 0) { /* only one of them goes on */
+        there += n + (there[n] == ' ');
+        here += m + (here[m] == ' ');
+        n = (int)strlen(there);
+        m = (int)strlen(here);
+    }
     return nib_fail(NIB_ERR_EXISTS,
                     "%s: the unfinished output was made with '%.*s', this run has '%.*s': it "
-                    "cannot be resumed", out->dst, (int)strcspn(there + at, " "), there + at,
-                    (int)strcspn(here + at, " "), here + at);
+                    "cannot be resumed", out->dst, n, there, m, here);
 }
 
 static nib_status start(nib_output *out, const char *identity)
@@ -232,6 +244,7 @@ nib_status nib_output_begin(const char *dst, int is_folder, int force, int resum
         made->is_folder = is_folder;
         made->force = force;
         made->lock_fd = -1;
+        made->sync_bytes = SYNC_BYTES;
         made->journal.fd = -1;
         pthread_mutex_init(&made->mutex, NULL);
         status = set_paths(made, dst);

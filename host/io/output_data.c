@@ -11,7 +11,6 @@
 #include "host/io/file_util.h"
 #include "host/io/output_state.h"
 
-#define SYNC_BYTES ((uint64_t)256 << 20)
 #define SYNC_SECONDS 2
 #define SELF "/" /* in the journal: the output itself; no file of a folder can have this name */
 
@@ -151,7 +150,7 @@ static int sync_is_due(const nib_output *out)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return atomic_load(&out->unsynced) >= SYNC_BYTES ||
+    return atomic_load(&out->unsynced) >= out->sync_bytes ||
            now.tv_sec - out->synced_at.tv_sec >= SYNC_SECONDS;
 }
 

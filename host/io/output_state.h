@@ -26,6 +26,7 @@ struct nib_output {
     nib_output_data *data;
     atomic_int       broken;        /* a write or sync failed: what is on disk is unknown */
     atomic_uint_fast64_t unsynced;  /* bytes written since the last sync, about */
+    uint64_t         sync_bytes;    /* so many of them make done sync; tests make it small */
 
     pthread_mutex_t mutex;          /* of all below */
     nib_journal     journal;
