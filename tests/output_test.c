@@ -54,7 +54,8 @@ NIB_TEST(Output, Folder)
     REQUIRE(nib_output_file(out, "a.bin", "head", 4, 10, &a) == NIB_OK &&
                 nib_output_file(out, "b.bin", NULL, 0, 3, &b) == NIB_OK, "%s", nib_last_error());
     EXPECT(nib_output_write(a, 8, "89", 2) == NIB_OK && nib_output_write(a, 4, "45", 2) == NIB_OK &&
-               nib_output_write(b, 0, "xyz", 3) == NIB_OK && nib_output_write(b, 3, "", 0) == NIB_OK,
+               nib_output_write(b, 0, "xyz", 3) == NIB_OK &&
+               nib_output_write(b, 3, "", 0) == NIB_OK,
            "%s", nib_last_error());
     EXPECT(nib_output_text(out, "config.json", "{}", 2) == NIB_OK &&
                nib_output_text(out, "empty", "", 0) == NIB_OK &&

@@ -243,7 +243,8 @@ NIB_TEST(Safetensors, TensorMembers)
         { "{" D "," S ",\"data_offsets\":[0,5]}", 4, "[0, 5] are not a range" },
         { "{" D "," S ",\"data_offsets\":[9223372036854775803,9223372036854775807]}", 4,
           "not a range" },
-        { "{" D "," S ",\"data_offsets\":[0,3]}", 3, "takes 4 bytes, its data_offsets [0, 3] hold 3" },
+        { "{" D "," S ",\"data_offsets\":[0,3]}", 3,
+          "takes 4 bytes, its data_offsets [0, 3] hold 3" },
         { "{" D "," S ",\"data_offsets\":[0,5]}", 5, "takes 4 bytes" },
         { "{\"dtype\":\"F32\"," S "," O "}", 4, "takes 16 bytes" },
         { "{" D ",\"shape\":[]," O "}", 4, "takes 1 bytes" },
@@ -359,7 +360,11 @@ NIB_TEST(Safetensors, LayoutReadsBack)
 
 NIB_TEST(Safetensors, LayoutRefusals)
 {
-    static const struct { nib_tensor_spec specs[2]; nib_status status; const char *words; } rows[] = {
+    static const struct {
+        nib_tensor_spec specs[2];
+        nib_status      status;
+        const char     *words;
+    } rows[] = {
         { { { "a", NIB_TT_U8, 1, { 1 } }, { "a", NIB_TT_F32, 1, { 1 } } }, NIB_ERR_ARGUMENT,
           "two tensors named 'a'" },
         { { { "", NIB_TT_U8, 1, { 1 } } }, NIB_ERR_ARGUMENT, "without a name" },
