@@ -52,21 +52,17 @@ static int heads_of(const char *name)
          : strstr(name, "k_proj") || strstr(name, "attn_k.") ? 2 : 0;
 }
 
+/* 1: q, k, v; 2: gate, up; 0: alone. */
+static int group_of(const char *name)
+{
+    return strstr(name, ".attn_q.") || strstr(name, ".attn_k.") || strstr(name, ".attn_v.") ? 1
+         : strstr(name, ".ffn_gate.") || strstr(name, ".ffn_up.") ? 2 : 0;
+}
+
 static int same_group(const char *a, const char *b)
 {
-    static const char *const groups[][3] = { { "attn_q.", "attn_k.", "attn_v." },
-                                             { "ffn_gate.", "ffn_up.", "ffn_up." } };
-    if (!strcmp(a, b)) return 1;
-    if (strncmp(a, b, 6)) return 0; /* "blk.0." */
-    for (int g = 0; g < 2; g++) {
-        int x = 0, y = 0;
-        for (int i = 0; i < 3; i++) x |= !strcmp(a + 6 + strlen(groups[g][i]), "weight")
-                                      && !strncmp(a + 6, groups[g][i], strlen(groups[g][i]));
-        for (int i = 0; i < 3; i++) y |= !strcmp(b + 6 + strlen(groups[g][i]), "weight")
-                                      && !strncmp(b + 6, groups[g][i], strlen(groups[g][i]));
-        if (x && y) return 1;
-    }
-    return 0;
+    const int same_layer = !strncmp(a, b, strlen("blk.0."));
+    return !strcmp(a, b) || (same_layer && group_of(a) && group_of(a) == group_of(b));
 }
 
 /* The largest magnitude of all that share the scale of GGUF's tensor `name`. */
