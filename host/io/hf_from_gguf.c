@@ -159,6 +159,11 @@ static nib_status read_rope(const nib_gguf *gguf, facts *f)
                 "GGUF: %s together with the tensor rope_freqs.weight", key);
     if (freqs) return llama3_scaling(freqs, f);
 
+    const int yarn = nib_str_is(type, "yarn");
+    NIB_REQUIRE(!scaled || yarn || nib_str_is(type, "linear"), NIB_ERR_UNSUPPORTED,
+                "GGUF metadata: %s \"%.*s\": only none, linear and yarn are known", key,
+                (int)(type.bytes < 64 ? type.bytes : 64), type.data ? type.data : "");
+
     double factor = 0.0;
     NIB_TRY(arch_real(gguf, f, "rope.scaling.factor", !scaled, &factor));
     if (!scaled) {
@@ -166,10 +171,6 @@ static nib_status read_rope(const nib_gguf *gguf, facts *f)
                     "GGUF metadata: rope.scaling.factor %g without a type", factor);
         return NIB_OK;
     }
-    const int yarn = nib_str_is(type, "yarn");
-    NIB_REQUIRE(yarn || nib_str_is(type, "linear"), NIB_ERR_UNSUPPORTED,
-                "GGUF metadata: %s \"%.*s\": only none, linear and yarn are known", key,
-                (int)(type.bytes < 64 ? type.bytes : 64), type.data);
     f->rope_scaling = json_pack("{s:s, s:o}", "rope_type", yarn ? "yarn" : "linear", "factor",
                                 nib_json_f32(factor));
     NIB_REQUIRE(f->rope_scaling, NIB_ERR_OUT_OF_MEMORY, "no memory for rope_scaling");

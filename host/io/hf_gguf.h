@@ -10,7 +10,8 @@
 #include "host/io/gguf.h"
 
 /* HF's name of a GGUF tensor and back, into text. NIB_ERR_UNSUPPORTED for a name without a
- * counterpart. "<name>.scale" style side tensors are the caller's business. */
+ * counterpart, NIB_ERR_ARGUMENT if text is too short. "<name>.scale" style side tensors and
+ * "rope_freqs.weight" are the caller's business. */
 nib_status nib_name_gguf_to_hf(const char *gguf_name, char *text, size_t text_bytes);
 nib_status nib_name_hf_to_gguf(const char *hf_name, char *text, size_t text_bytes);
 
@@ -40,15 +41,35 @@ void       nib_text_files_free(nib_text_files *files);
 nib_status nib_text_files_add(nib_text_files *files, const char *name, const char *data,
                               size_t bytes); /* copies */
 
-/* config.json, generation_config.json, tokenizer.json (or tokenizer.model), tokenizer_config.json,
- * special_tokens_map.json and, when there is one, chat_template.jinja, from GGUF metadata.
- * torch_dtype: "float32", "float16" or "bfloat16", of the tensors that stay unquantized.
- * tied: 1 if the file has no "output.weight". */
+/* Makes config.json, generation_config.json, tokenizer.json, tokenizer_config.json,
+ * special_tokens_map.json and, when there is one, chat_template.jinja from GGUF metadata, and
+ * adds them to *files. torch_dtype: "float32", "float16" or "bfloat16", of the tensors that stay
+ * unquantized. On failure *files and *heads are as before.
+ *
+ * From the tensors come: tied embeddings (no "output.weight"), biases (layer 0), vocab_size
+ * (rows of token_embd.weight) and Llama 3's rope scaling: "rope_freqs.weight" must be what its
+ * rule gives (low 1, high 4, 8192 positions) and becomes rope_scaling; its data is read then, and
+ * no tensor of the folder takes its place.
+ *
+ * tokenizer.json is of type BPE for both kinds of GGUF tokenizer: byte-level for "gpt2" (pre:
+ * smollm, llama-bpe, smaug-bpe, qwen2, gpt-2, default), with byte_fallback for "llama".
+ *
+ * NIB_ERR_FORMAT: a key is missing, of another kind or out of range; tokens that are empty, not
+ * UTF-8 or twice there; token_type or scores of another length than tokens; merges that are no
+ * pair of tokens. NIB_ERR_UNSUPPORTED: architecture, tokenizer or scaling that is not known, or
+ * a key that changes what the model computes and has no place in config.json. */
 nib_status nib_hf_files_from_gguf(const nib_gguf *gguf, const char *torch_dtype,
                                   nib_text_files *files, nib_gguf_heads *heads);
 
 /* The reverse: metadata of a GGUF file from the folder's config.json, tokenizer.json or
- * tokenizer.model, tokenizer_config.json, generation_config.json, chat_template.jinja. */
+ * tokenizer.model (SentencePiece BPE; it goes before a tokenizer.json with byte_fallback),
+ * tokenizer_config.json and chat_template.jinja. general.file_type is the caller's to set.
+ *
+ * Ids below vocab_size without a token become "[PAD<id>]", unused. Without tokenizer.model the
+ * scores of a SentencePiece vocabulary follow from the order of the merges.
+ *
+ * Errors as above; NIB_ERR_UNSUPPORTED also for rope scaling llama3, which is a tensor in GGUF,
+ * and for sliding windows. After a failure meta holds some of the keys. */
 nib_status nib_gguf_meta_from_hf(const char *folder, nib_gguf_meta *meta, nib_gguf_heads *heads);
 
 #endif
