@@ -36,7 +36,7 @@ static const struct argp_option options[] = {
     { "method", OPT_METHOD, "NAME", 0, "rtn (round to nearest), the only one so far", 3 },
     { "rules", OPT_RULES, "NAME", 0, "te, modelopt, compressed-tensors, ocp or gguf: whose "
       "rounding to follow to the bit. Default: the export's own", 3 },
-    { "scale-choice", OPT_CHOICE, "NAME", 0, "amax (default), mse, mse-full, four-over-six or "
+    { "scale-choice", OPT_CHOICE, "NAME", 0, "amax (default), mse, mse-full, four-over-six-mse or "
       "four-over-six-mae", 3 },
     { "block", OPT_BLOCK, "N", 0, "Elements that share a scale, if not the format's own", 3 },
     { "rounding", OPT_ROUNDING, "NAME", 0, "nearest (default) or stochastic", 3 },
@@ -59,7 +59,7 @@ static const nibble_choice exports[] = { { "modelopt", NIB_EXPORT_MODELOPT },
     { NULL, 0 } };
 static const nibble_choice methods[] = { { "rtn", 0 }, { NULL, 0 } };
 static const nibble_choice choices[] = { { "amax", NIB_SCALE_AMAX }, { "mse", NIB_SCALE_MSE },
-    { "mse-full", NIB_SCALE_MSE_FULL }, { "four-over-six", NIB_SCALE_FOUR_OVER_SIX_MSE },
+    { "mse-full", NIB_SCALE_MSE_FULL }, { "four-over-six-mse", NIB_SCALE_FOUR_OVER_SIX_MSE },
     { "four-over-six-mae", NIB_SCALE_FOUR_OVER_SIX_MAE }, { NULL, 0 } };
 static const nibble_choice roundings[] = { { "nearest", NIB_ROUND_NEAREST },
     { "stochastic", NIB_ROUND_STOCHASTIC }, { NULL, 0 } };
