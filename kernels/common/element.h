@@ -45,11 +45,13 @@ NIB_HD nib_element_traits nib_element_traits_of(int element)
          : element == NIB_EL_E4M3 ? e4m3 : e5m2;
 }
 
-/* Exponent bits of the binade that a is rounded in: its own, or the smallest normal one. */
+/* Exponent bits of the binade that a >= 0 is rounded in: its own, or the smallest normal one.
+ * Bits are compared, which order like magnitudes: compilers do not turn the choice between two
+ * floats into a vector minimum, since a NaN might trap. */
 NIB_HD uint32_t nib_binade_bits(nib_element_traits t, float a)
 {
-    const float smallest = nib_pow2(t.emin);
-    return nib_bits_of(a > smallest ? a : smallest) & NIB_F32_INF_BITS;
+    const uint32_t bits = nib_bits_of(a), smallest = nib_bits_of(nib_pow2(t.emin));
+    return (bits > smallest ? bits : smallest) & NIB_F32_INF_BITS;
 }
 
 /* Code of a magnitude a >= 0 (Inf allowed), nearest even, saturating.
@@ -58,7 +60,8 @@ NIB_HD uint32_t nib_binade_bits(nib_element_traits t, float a)
  * the element's spacing in a's binade E; the low bits of the sum then count those multiples. */
 NIB_HD uint32_t nib_encode_nearest(nib_element_traits t, float a)
 {
-    a = nib_min(a, t.max);
+    const uint32_t bits = nib_bits_of(a), most = nib_bits_of(t.max);
+    a = nib_float_of(bits < most ? bits : most);
     const uint32_t binade = nib_binade_bits(t, a);
     const uint32_t magic = binade + ((uint32_t)(23 - t.m) << 23) + (1u << 22);
     const uint32_t units = nib_bits_of(a + nib_float_of(magic)) - magic;

@@ -2,7 +2,7 @@
  *
  * 1024 elements at a time, first all scales and factors, then all codes: the divisions of one
  * block run beside those of others. Blocks with NaN, Inf or a factor out of range are done again by
- * the portable code, as is whatever this file does not know.
+ * the plain C of quantize_span.h, as is whatever this file does not know.
  */
 #include "avx2_cpu.h"
 #include "quantize_cpu.h"
@@ -21,7 +21,7 @@ typedef enum path { PATH_PLAIN, PATH_CLAMPED, PATH_DIVIDED, PATH_RULES, PATH_RUL
 typedef struct chunk_out {
     uint8_t *codes;
     uint8_t  scales[CHUNK / 16];
-    uint64_t again;   /* bit k: block k is for the portable code */
+    uint64_t again;   /* bit k: block k is for quantize_span.h */
     int      outside; /* some |x| * factor may reach 7 */
 } chunk_out;
 
@@ -269,7 +269,7 @@ static void quantize_span(const nib_quantize_job *job, int64_t row, int64_t firs
         store_scales(job, row, k, out.scales, blocks);
         for (uint64_t again = out.again; again; again &= again - 1) {
             const int64_t b = __builtin_ctzll(again);
-            if (b < blocks) nib_quantize_span_portable(job, row, k + b, k + b + 1);
+            if (b < blocks) nib_quantize_span_any_avx2(job, row, k + b, k + b + 1);
         }
     }
 }
@@ -287,7 +287,7 @@ nib_status nib_quantize_avx2(const nib_launch *launch, const nib_matrix *src,
                              const nib_quantize_request *request, const nib_packed *dst)
 {
     return nib_quantize_run(launch, src, request, dst,
-                            has_span(request, dst) ? quantize_span : nib_quantize_span_portable);
+                            has_span(request, dst) ? quantize_span : nib_quantize_span_any_avx2);
 }
 
 #endif

@@ -1,7 +1,7 @@
 /* quantize_cpu.h: one quantization, cut into spans of blocks of one row.
  *
  * The portable code and AVX2 differ only in their span function; what a span cannot do in
- * vectors it hands to nib_quantize_span_portable, which takes any blocks.
+ * vectors of its own it hands to nib_quantize_span_any_avx2, which takes any blocks.
  */
 #ifndef NIB_QUANTIZE_CPU_H
 #define NIB_QUANTIZE_CPU_H
@@ -24,6 +24,10 @@ typedef void (*nib_quantize_span)(const nib_quantize_job *job, int64_t row, int6
                                   int64_t last);
 
 void nib_quantize_span_portable(const nib_quantize_job *job, int64_t row, int64_t first,
+                                int64_t last);
+
+/* The same compiled for AVX2. */
+void nib_quantize_span_any_avx2(const nib_quantize_job *job, int64_t row, int64_t first,
                                 int64_t last);
 
 /* The whole matrix, its padding and its tensor scale. */
