@@ -29,7 +29,8 @@ int32_t        nib_format_has_tensor_scale(nib_format format) { return format >>
 int32_t nib_format_is_valid(nib_format format)
 {
     const int32_t block = nib_format_block(format), tensor = nib_format_has_tensor_scale(format);
-    if (nib_format_element(format) > NIB_E5M2 || nib_format_scale(format) > NIB_SCALE_E4M3) return 0;
+    if (nib_format_element(format) > NIB_E5M2) return 0;
+    if (nib_format_scale(format) > NIB_SCALE_E4M3) return 0;
     if (tensor > 1 || (tensor && nib_format_scale(format) != NIB_SCALE_E4M3)) return 0;
     return block == 8 || block == 16 || block == 32 || block == 64 || block == 128;
 }
