@@ -86,9 +86,9 @@ static nib_status write_output(const nib_exec *exec, const nib_model *model, con
     nib_output *out;
     NIB_TRY(nib_output_begin(dst, plan->target->is_folder, o->force, o->resume,
                              plan->fingerprint, &out));
-    nib_status status = nib_convert_run(exec, o, plan, out, report);
-    if (status == NIB_OK && plan->target->is_folder)
-        status = nib_folder_finish(model, o, plan, out);
+    /* The small files first: what is wrong with one is said before the long work, not after. */
+    nib_status status = plan->target->is_folder ? nib_folder_finish(model, o, plan, out) : NIB_OK;
+    if (status == NIB_OK) status = nib_convert_run(exec, o, plan, out, report);
     const double start = seconds_now();
     if (status == NIB_OK) status = nib_output_commit(out);
     report->seconds_write += seconds_now() - start;

@@ -1,5 +1,6 @@
 /* checkpoint_fault_test.c: bad weights, bad files, bad places to write: each is refused with a
  * sentence that names file, tensor and number, and leaves nothing behind. */
+#include <fcntl.h>
 #include <math.h>
 
 #include "model_fixture.h"
@@ -114,6 +115,9 @@ NIB_TEST(CheckpointFault, BrokenSources)
     refused(NIB_ERR_FORMAT, "config.json", "");
     REQUIRE(in_source("config.json", "{\"quantization_config\": {\"quant_method\": \"fp8\"}}"), "");
     refused(NIB_ERR_UNSUPPORTED, "quantized", "config.json");
+    REQUIRE(in_source("config.json", "{\"quantization_config\": null}"), "config.json");
+    EXPECT(run() == NIB_OK, "a source that says it is not quantized: %s", nib_last_error());
+    temp_dir_remove_at(dst);
     REQUIRE(in_source("config.json", NULL), "remove");
     EXPECT(run() == NIB_OK, "a folder without config.json: %s", nib_last_error());
     temp_dir_remove(&dir);
@@ -125,6 +129,19 @@ NIB_TEST(CheckpointFault, BrokenSources)
     EXPECT(status == NIB_ERR_IO || status == NIB_ERR_FORMAT, "%s: %s", nib_status_name(status),
            nib_last_error());
     EXPECT(fixture_error_has(src), "%s", nib_last_error());
+    temp_dir_remove(&dir);
+}
+
+/* Small files are copied before the long work, so that a run ends early and not at its end. */
+NIB_TEST(CheckpointFault, DanglingLinkIsFoundBeforeAnyWeightIsRead)
+{
+    const fixture_tensor t = { "a.q_proj.weight", NIB_TT_F32, 2, { 16, 64 }, 1, put_nan };
+    begin();
+    REQUIRE(fixture_folder(src, &t, 1, 1), "%s", src);
+    REQUIRE(symlink("/no/such/file", temp_path(&dir, "src/merges.txt")) == 0, "symlink");
+    const nib_status status = run();
+    EXPECT(status == NIB_ERR_IO && fixture_error_has("merges.txt"), "%s", nib_last_error());
+    EXPECT(temp_count(dst) < 0, "something stands under the final name");
     temp_dir_remove(&dir);
 }
 
@@ -297,5 +314,25 @@ NIB_TEST(CheckpointFault, CancelledRunsAreResumedToTheSameBytes)
         temp_dir_remove_at(dst);
         if (nib_test_failed()) break;
     }
+    temp_dir_remove(&dir);
+}
+
+NIB_TEST(CheckpointFault, ChangedSourceIsNotResumed)
+{
+    nib_checkpoint_options o = fixture_options(NIB_EXPORT_MODELOPT, NIB_NVFP4);
+    stopper s = { .at = 5 };
+    REQUIRE(source(1), "%s", src);
+    o.progress = stop;
+    o.user = &s;
+    o.cancel = &s.cancel;
+    EXPECT(nib_checkpoint_quantize(fixture_exec(1), src, dst, &o, NULL) == NIB_ERR_CANCELLED, "%s",
+           nib_last_error());
+    const struct timespec times[2] = { { 1, 0 }, { 1, 0 } };
+    REQUIRE(utimensat(AT_FDCWD, temp_path(&dir, "src/model.safetensors"), times, 0) == 0, "times");
+    o = fixture_options(NIB_EXPORT_MODELOPT, NIB_NVFP4);
+    o.resume = 1;
+    EXPECT(nib_checkpoint_quantize(fixture_exec(1), src, dst, &o, NULL) == NIB_ERR_EXISTS, "%s",
+           nib_last_error());
+    EXPECT(fixture_error_has("files="), "%s", nib_last_error());
     temp_dir_remove(&dir);
 }

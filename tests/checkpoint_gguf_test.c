@@ -173,6 +173,17 @@ NIB_TEST(CheckpointGguf, FromGguf)
     }
 }
 
+/* A third of a model would make a third of a model. */
+NIB_TEST(CheckpointGguf, OneFileOfASplitModelIsRefused)
+{
+    begin();
+    REQUIRE(fixture_gguf_split(file, fixture_llama_gguf(NIB_TT_F32), 5, 3), "%s", file);
+    EXPECT(fixture_quantize(file, dst, NIB_EXPORT_GGUF, NIB_NVFP4) == NIB_ERR_UNSUPPORTED, "%s",
+           nib_last_error());
+    EXPECT(fixture_error_has("part 1 of a GGUF model in 3 files"), "%s", nib_last_error());
+    temp_dir_remove(&dir);
+}
+
 NIB_TEST(CheckpointGguf, FromAFolder)
 {
     static const nib_format formats[] = { NIB_NVFP4, NIB_MXFP4 };

@@ -199,6 +199,34 @@ NIB_TEST(CheckpointMerge, WrongPartsAreRefused)
     temp_dir_remove(&dir);
 }
 
+static void negate(float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) x[i] = -x[i];
+}
+
+/* Parts may come from copies of the source, but from no other model, even of the same shapes. */
+NIB_TEST(CheckpointMerge, PartsOfCopiesJoin)
+{
+    fixture_tensor other[FIXTURE_LLAMA];
+    memcpy(other, fixture_llama(NIB_TT_BF16), sizeof other);
+    REQUIRE(begin(NIB_EXPORT_MODELOPT, NIB_NVFP4), "%s", nib_last_error());
+    REQUIRE(make_part(NIB_EXPORT_MODELOPT, NIB_NVFP4, 1, 2, parts[0]) == NIB_OK, "%s",
+            nib_last_error());
+    for (int changed = 0; changed < 2; changed++) {
+        temp_dir_remove_at(src);
+        temp_dir_remove_at(parts[1]);
+        for (int i = 0; i < FIXTURE_LLAMA; i++) other[i].edit = changed ? negate : NULL;
+        REQUIRE(fixture_folder(src, other, FIXTURE_LLAMA, 2), "%s", src);
+        REQUIRE(make_part(NIB_EXPORT_MODELOPT, NIB_NVFP4, 2, 2, parts[1]) == NIB_OK, "%s",
+                nib_last_error());
+        const nib_status got = merge(2, 0, merged);
+        EXPECT(got == (changed ? NIB_ERR_ARGUMENT : NIB_OK), "%d: %s", changed, nib_last_error());
+        if (!changed) EXPECT(fixture_same_tensors(whole, merged), "other tensors");
+        temp_dir_remove_at(merged);
+    }
+    temp_dir_remove(&dir);
+}
+
 NIB_TEST(CheckpointMerge, PartsOfAnotherSourceAreRefused)
 {
     REQUIRE(begin(NIB_EXPORT_MODELOPT, NIB_NVFP4), "%s", nib_last_error());

@@ -145,10 +145,17 @@ static int set_llama(nib_gguf_meta *meta)
 
 int fixture_gguf(const char *path, const fixture_tensor *t, size_t n)
 {
+    return fixture_gguf_split(path, t, n, 0);
+}
+
+int fixture_gguf_split(const char *path, const fixture_tensor *t, size_t n, uint32_t files)
+{
     nib_file_layout layout = { 0 };
     nib_tensor_spec *specs = specs_of(t, n);
     nib_gguf_meta *meta = nib_gguf_meta_new();
-    const int ok = meta && set_llama(meta) && nib_gguf_layout(meta, specs, n, &layout) == NIB_OK
+    const int ok = meta && set_llama(meta)
+                && (!files || nib_gguf_set_u32(meta, "split.count", files) == NIB_OK)
+                && nib_gguf_layout(meta, specs, n, &layout) == NIB_OK
                 && write_laid_out(path, &layout, t, n);
     nib_file_layout_free(&layout);
     nib_gguf_meta_free(meta);

@@ -30,6 +30,8 @@ int fixture_safetensors(const char *path, const fixture_tensor *t, size_t n);
 
 /* One GGUF file of architecture "llama" with 4 heads, 2 of them for k and v. */
 int fixture_gguf(const char *path, const fixture_tensor *t, size_t n);
+/* The same, which says that it is the first of so many files of a model. */
+int fixture_gguf_split(const char *path, const fixture_tensor *t, size_t n, uint32_t files);
 
 /* A Hugging Face folder: config, generation config, tokenizer, chat template, and weights in
  * so many files, with an index when there is more than one. */

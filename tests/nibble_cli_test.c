@@ -92,8 +92,8 @@ NIB_TEST(NibbleCli, FailedWorkIsOneSentence)
 {
     static const char *const bad[][6] = {
         { "--block", "32", NULL }, { "--export", "modelopt", "--format", "mxfp4", NULL },
-        { "--include", "*nothing*", NULL }, { "--scale-choice", "four-over-six", "--format",
-          "mxfp4", NULL } };
+        { "--include", "*nothing*", NULL }, { "--scale-choice", "four-over-six-mse",
+          "--format", "mxfp4", NULL } };
     static const char *const says[] = { "nvfp4-b32", "mxfp4", "*nothing*", "four-over-six" };
     REQUIRE(begin(), "%s", src);
     for (int i = 0; i < 4; i++) {

@@ -211,6 +211,11 @@ static nib_status gguf_logical(const nib_model *m, const nib_tensor *t, nib_logi
 
 static nib_status gather_gguf(nib_model *m)
 {
+    const int64_t parts = nib_gguf_i64(m->gguf, "split.count", 1); /* llama-gguf-split's */
+    NIB_REQUIRE(parts <= 1, NIB_ERR_UNSUPPORTED,
+                "%s: is part %lld of a GGUF model in %lld files; join them first "
+                "(llama-gguf-split --merge)", m->gguf_path,
+                (long long)nib_gguf_i64(m->gguf, "split.no", 0) + 1, (long long)parts);
     const nib_gguf_string arch = nib_gguf_str(m->gguf, "general.architecture");
     if (arch.data && arch.bytes < 64) {
         char key[128];
@@ -248,7 +253,7 @@ static nib_status read_config(nib_model *m)
                 "%s/config.json: is no JSON object", m->folder);
     const json_t *q = json_object_get(m->config, "quantization_config");
     const char *method = nib_json_str(q, "quant_method");
-    if (q) m->quant = !method ? "unknown"
+    if (q && !json_is_null(q)) m->quant = !method ? "unknown"
                     : !strcmp(method, "modelopt") ? "modelopt"
                     : !strcmp(method, "compressed-tensors") ? "compressed-tensors" : "unknown";
     return NIB_OK;

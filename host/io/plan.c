@@ -153,6 +153,8 @@ static nib_status make_units(const nib_checkpoint_options *o, nib_plan *plan)
 
 /* ---- the whole ---- */
 
+enum { SAMPLE_BYTES = 4096 };
+
 /* FNV-1a, 64 bits (Fowler, Noll, Vo). A fingerprint, no defence against anyone. */
 static uint64_t mix(uint64_t h, const void *data, size_t bytes)
 {
@@ -161,8 +163,9 @@ static uint64_t mix(uint64_t h, const void *data, size_t bytes)
     return h;
 }
 
-/* Size and time of last change of the source's files: a restart must find the same weights. */
-static uint64_t mix_files(uint64_t h, const nib_model *model)
+/* Size and, for a restart, time of last change of the source's files. Parts may be made from
+ * copies on several machines, whose times differ. */
+static uint64_t mix_files(uint64_t h, const nib_model *model, int with_times)
 {
     const size_t n = model->is_gguf ? 1 : nib_safetensors_files(model->st);
     for (size_t i = 0; i < n; i++) {
@@ -170,8 +173,22 @@ static uint64_t mix_files(uint64_t h, const nib_model *model)
         struct stat st;
         if (stat(path, &st)) continue;
         h = mix(h, &st.st_size, sizeof st.st_size);
+        if (!with_times) continue;
         h = mix(h, &st.st_mtim.tv_sec, sizeof st.st_mtim.tv_sec);
         h = mix(h, &st.st_mtim.tv_nsec, sizeof st.st_mtim.tv_nsec);
+    }
+    return h;
+}
+
+/* Some weights of each file, which tell models of one shape apart. */
+static uint64_t mix_weights(uint64_t h, const nib_plan *plan)
+{
+    int32_t file = -1;
+    for (size_t i = 0; i < plan->n_items; i++) {
+        const nib_tensor *t = plan->items[i].src->tensor;
+        if (t->file == file || !t->bytes) continue;
+        file = t->file;
+        h = mix(h, t->data, t->bytes < SAMPLE_BYTES ? t->bytes : SAMPLE_BYTES);
     }
     return h;
 }
@@ -179,14 +196,16 @@ static uint64_t mix_files(uint64_t h, const nib_model *model)
 static void make_fingerprint(const nib_model *model, const nib_checkpoint_options *o,
                              nib_plan *plan)
 {
-    uint64_t h = mix_files(0xcbf29ce484222325u, model);
+    uint64_t h = mix_files(0xcbf29ce484222325u, model, 0);
     for (size_t i = 0; i < plan->n_items; i++) {
         const nib_plan_item *item = &plan->items[i];
         h = mix(h, item->src->name, strlen(item->src->name) + 1);
         h = mix(h, item->src->dims, sizeof item->src->dims);
+        h = mix(h, &item->src->tensor->type, sizeof item->src->tensor->type);
         h = mix(h, &item->src->tensor->offset, sizeof item->src->tensor->offset);
         h = mix(h, &item->quantize, sizeof item->quantize);
     }
+    if (!o->dry_run) h = mix_weights(h, plan);
     h = mix(h, &plan->rules, sizeof plan->rules);
     h = mix(h, &o->seed, sizeof o->seed);
     h = mix(h, &o->keep_dtype, sizeof o->keep_dtype);
@@ -195,8 +214,8 @@ static void make_fingerprint(const nib_model *model, const nib_checkpoint_option
              "export=%s format=%x scale_choice=%d rounding=%d nonfinite=%d "
              "source_and_options=%016llx", plan->target->name, o->format, (int)o->scale_choice,
              (int)o->rounding, (int)o->nonfinite, (unsigned long long)h);
-    snprintf(plan->fingerprint, sizeof plan->fingerprint, "shard=%d/%d %s", o->shard, o->shards,
-             plan->run);
+    snprintf(plan->fingerprint, sizeof plan->fingerprint, "shard=%d/%d %s files=%016llx",
+             o->shard, o->shards, plan->run, (unsigned long long)mix_files(h, model, 1));
 }
 
 static nib_status make_items(const nib_model *model, const nib_checkpoint_options *o,

@@ -61,7 +61,7 @@ typedef struct nib_plan {
     nib_text_files    texts;   /* small files made from GGUF's metadata */
     uint64_t          source_bytes; /* of this shard's items */
     char              run[160];         /* names source and options: what all parts share */
-    char              fingerprint[192]; /* the same and the part: what a restart must share */
+    char              fingerprint[224]; /* the same and the part: what a restart must share */
 } nib_plan;
 
 nib_status nib_plan_make(const nib_model *model, const nib_checkpoint_options *options,
