@@ -60,9 +60,10 @@ nib_status nib_dequantize_run(const nib_launch *launch, const nib_packed *src,
     nib_dequantize_job_of(src, dst, &job);
     const nib_tasks tasks = nib_tasks_of(src->rows, src->cols);
     const int threads = nib_task_threads(&tasks, launch->threads);
+    /* Static, since taking tasks from a shared counter waits for streamed stores each time. */
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic) nowait
+#pragma omp for schedule(static) nowait
         for (int64_t i = 0; i < tasks.count; i++) {
             const nib_task t = nib_task_at(&tasks, i);
             const int64_t first = t.col0 / job.block, last = nib_ceil_div(t.col1, job.block);
