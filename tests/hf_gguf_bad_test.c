@@ -202,7 +202,7 @@ static const bad_folder bad_folders[] = {
     { "bpe", "config.json", "\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\"}",
       F, "factor" },
     { "qwen2", "config.json", "\"factor\": 4.0", "\"factor\": 4.0, \"beta_fast\": 16", U, "beta" },
-    { "llama3", "config.json", "\"use_cache\"", "\"x\"", U, "rope_freqs.weight" },
+    { "llama3", "config.json", "\"low_freq_factor\"", "\"x\"", F, "low_freq_factor" },
     { "bpe", "config.json", "\"vocab_size\": 262", "\"vocab_size\": 261", F, "261" },
     { "bpe", "config.json", "\"vocab_size\": 262", "\"vocab_size\": 1099511627776", F, "vocab" },
     { "bpe", "config.json", "\"vocab_size\": 262", "\"vocab_size\": 263", NIB_OK, "" },
@@ -261,12 +261,14 @@ NIB_TEST(HfGgufBad, FolderIsRefusedByKey)
         for (size_t n = 0; n < 3; n++) put_file(&dir, bad, names[n]);
         nib_gguf_meta *meta = nib_gguf_meta_new();
         nib_gguf_heads heads;
-        const nib_status status = nib_gguf_meta_from_hf(dir.path, meta, &heads);
+        nib_rope_freqs freqs;
+        const nib_status status = nib_gguf_meta_from_hf(dir.path, meta, &heads, &freqs);
         EXPECT(status == bad->status, "%s, %s -> %s: %s, %s", bad->file,
                bad->from ? bad->from : "", bad->to, nib_status_name(status), nib_last_error());
         if (status != NIB_OK)
             EXPECT(strstr(nib_last_error(), bad->says), "\"%s\" not in: %s", bad->says,
                    nib_last_error());
+        free(freqs.data);
         nib_gguf_meta_free(meta);
         temp_dir_remove(&dir);
     }

@@ -82,7 +82,7 @@ nib_status nib_folder_copy(const char *folder, const char *const *skip, nib_outp
 static json_t *with_section(const json_t *config, json_t *section)
 {
     json_t *copy = json_deep_copy(config);
-    if (copy && json_object_set(copy, "quantization_config", section)) {
+    if (copy && section && json_object_set(copy, "quantization_config", section)) {
         json_decref(copy);
         return NULL;
     }
@@ -92,8 +92,9 @@ static json_t *with_section(const json_t *config, json_t *section)
 static nib_status config_files(const nib_model *model, const nib_checkpoint_options *o,
                                const nib_plan *plan, nib_output *out)
 {
-    json_t *section, *separate, *made = NULL;
-    NIB_TRY(nib_target_config(o->export_as, o->format, plan->ignore, &section, &separate));
+    json_t *section = NULL, *separate = NULL, *made = NULL;
+    if (plan->n_quantized) /* a folder without a quantized tensor is a plain one */
+        NIB_TRY(nib_target_config(o->export_as, o->format, plan->ignore, &section, &separate));
     const json_t *config = model->config;
     nib_status status = NIB_OK;
     for (size_t i = 0; i < plan->texts.count; i++) {

@@ -15,6 +15,8 @@ typedef struct target {
     const json_t *config;
     const char *arch;
     nib_gguf_meta *meta;
+    nib_rope_freqs *freqs;
+    int64_t head_dim;
 } target;
 
 static const struct { const char *class_name, *arch; } classes[] = {
@@ -98,7 +100,7 @@ static nib_status refuse_extras(const target *t)
     return NIB_OK;
 }
 
-static nib_status put_sizes(const target *t, nib_gguf_heads *heads)
+static nib_status put_sizes(target *t, nib_gguf_heads *heads)
 {
     int64_t layers, context, hidden, ffn, q, kv, head_dim, vocab;
     NIB_TRY(get_int(t, "num_hidden_layers", 0, 1 << 16, &layers));
@@ -132,6 +134,7 @@ static nib_status put_sizes(const target *t, nib_gguf_heads *heads)
     }
     NIB_TRY(put_int(t, "rope.dimension_count", head_dim));
     NIB_TRY(put_int(t, "vocab_size", vocab));
+    t->head_dim = head_dim;
     *heads = (nib_gguf_heads){ strcmp(t->arch, "llama") == 0, (int32_t)q, (int32_t)kv };
     return NIB_OK;
 }
@@ -154,8 +157,27 @@ static nib_status put_yarn(const target *t, const json_t *scaling)
     return put_int(t, "rope.scaling.original_context_length", (int64_t)original);
 }
 
+/* Llama 3's scaling becomes a tensor of divisors. */
+static nib_status make_freqs(target *t, const json_t *scaling, double theta)
+{
+    nib_llama3_rope rope = { .theta = theta, .head_dim = t->head_dim };
+    NIB_TRY(get_real(t, scaling, "factor", &rope.factor));
+    NIB_TRY(get_real(t, scaling, "low_freq_factor", &rope.low));
+    NIB_TRY(get_real(t, scaling, "high_freq_factor", &rope.high));
+    NIB_TRY(get_real(t, scaling, "original_max_position_embeddings", &rope.positions));
+    NIB_REQUIRE(rope.high > rope.low, NIB_ERR_FORMAT,
+                "%s: rope scaling llama3 with high_freq_factor %g <= low_freq_factor %g", t->path,
+                rope.high, rope.low);
+    t->freqs->count = t->head_dim / 2;
+    t->freqs->data = malloc((size_t)t->freqs->count * sizeof *t->freqs->data);
+    NIB_REQUIRE(t->freqs->data, NIB_ERR_OUT_OF_MEMORY, "no memory for rope_freqs.weight");
+    for (int64_t i = 0; i < t->freqs->count; i++)
+        t->freqs->data[i] = (float)nib_llama3_divisor(&rope, i);
+    return NIB_OK;
+}
+
 /* transformers 5 keeps rope_theta and the scaling in rope_parameters. */
-static nib_status put_rope(const target *t)
+static nib_status put_rope(target *t)
 {
     const json_t *parameters = json_object_get(t->config, "rope_parameters");
     const json_t *scaling = json_object_get(t->config, "rope_scaling");
@@ -168,10 +190,11 @@ static nib_status put_rope(const target *t)
     const char *type = nib_json_str(scaling, "rope_type");
     if (!type) type = nib_json_str(scaling, "type");
     if (!json_is_object(scaling) || !type || strcmp(type, "default") == 0) return NIB_OK;
+    if (strcmp(type, "llama3") == 0) return make_freqs(t, scaling, theta);
     const int yarn = strcmp(type, "yarn") == 0;
     NIB_REQUIRE(yarn || strcmp(type, "linear") == 0, NIB_ERR_UNSUPPORTED,
-                "%s: rope scaling %.40s: only linear and yarn become GGUF metadata (llama3 needs "
-                "a tensor rope_freqs.weight besides)", t->path, type);
+                "%s: rope scaling %.40s: only linear, yarn and llama3 have a form in GGUF",
+                t->path, type);
     NIB_TRY(get_real(t, scaling, "factor", &factor));
     char key[96];
     snprintf(key, sizeof key, "%s.rope.scaling.type", t->arch);
@@ -206,14 +229,20 @@ static nib_status write_meta(target *t, const char *folder, nib_gguf_heads *head
     return nib_tokenizer_to_gguf(folder, t->config, vocab, t->meta);
 }
 
-nib_status nib_gguf_meta_from_hf(const char *folder, nib_gguf_meta *meta, nib_gguf_heads *heads)
+nib_status nib_gguf_meta_from_hf(const char *folder, nib_gguf_meta *meta, nib_gguf_heads *heads,
+                                 nib_rope_freqs *freqs)
 {
+    *freqs = (nib_rope_freqs){ 0 };
     json_t *config = NULL;
     char *path = nib_path_join(folder, "config.json");
     NIB_REQUIRE(path, NIB_ERR_OUT_OF_MEMORY, "no memory for a path");
     nib_status status = nib_json_load(path, &config);
-    target t = { path, config, NULL, meta };
+    target t = { .path = path, .config = config, .meta = meta, .freqs = freqs };
     if (status == NIB_OK) status = write_meta(&t, folder, heads);
+    if (status != NIB_OK) {
+        free(freqs->data);
+        *freqs = (nib_rope_freqs){ 0 };
+    }
     json_decref(config);
     free(path);
     return status;

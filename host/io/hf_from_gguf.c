@@ -110,38 +110,32 @@ static nib_status refuse_extras(const nib_gguf *gguf, const facts *f)
     return NIB_OK;
 }
 
-/* llama.cpp keeps Llama 3's frequency scaling as one divisor per frequency, computed from four
- * numbers (convert_hf_to_gguf.py, LlamaModel.generate_extra_tensors). All published models have
- * low 1, high 4 and 8192 positions; the factor is the largest divisor. That guess is checked
- * against every divisor. */
+/* All published models have low 1, high 4 and 8192 positions; the factor is the largest divisor.
+ * That guess is checked against every divisor. */
 static nib_status llama3_scaling(const nib_tensor *freqs, facts *f)
 {
     NIB_REQUIRE(freqs->type == NIB_TT_F32 && nib_tensor_elements(freqs) == f->head_dim / 2,
                 NIB_ERR_FORMAT, "%s: %lld elements of type %s, F32 for %lld frequencies needed",
                 freqs->name, (long long)nib_tensor_elements(freqs),
                 nib_tensor_type_get(freqs->type)->name, (long long)(f->head_dim / 2));
-    const double low = 1.0, high = 4.0, positions = 8192.0;
-    float divisor, factor = 0.0f;
+    nib_llama3_rope rope = { .theta = f->theta, .head_dim = f->head_dim, .low = 1.0, .high = 4.0,
+                             .positions = 8192.0 };
+    float divisor;
     for (int64_t i = 0; i < f->head_dim / 2; i++) {
         memcpy(&divisor, freqs->data + 4 * i, 4);
-        if (divisor > factor) factor = divisor;
+        if ((double)divisor > rope.factor) rope.factor = (double)divisor;
     }
     for (int64_t i = 0; i < f->head_dim / 2; i++) {
         memcpy(&divisor, freqs->data + 4 * i, 4);
-        const double wave = 2.0 * 3.14159265358979323846 *
-                            pow(f->theta, 2.0 * (double)i / (double)f->head_dim);
-        const double smooth = (positions / wave - low) / (high - low);
-        const double expected = smooth >= 1.0   ? 1.0
-                                : smooth <= 0.0 ? (double)factor
-                                                : 1.0 / ((1.0 - smooth) / factor + smooth);
-        NIB_REQUIRE(fabs(expected - divisor) <= 1e-4 * expected, NIB_ERR_UNSUPPORTED,
+        const double expected = nib_llama3_divisor(&rope, i);
+        NIB_REQUIRE(fabs(expected - (double)divisor) <= 1e-4 * expected, NIB_ERR_UNSUPPORTED,
                     "%s: element %lld is %g where Llama 3's rule gives %g: no rope_scaling for "
                     "config.json says this", freqs->name, (long long)i, (double)divisor, expected);
     }
     f->rope_scaling = json_pack("{s:s, s:o, s:f, s:f, s:i}", "rope_type", "llama3", "factor",
-                                nib_json_f32(factor), "low_freq_factor", low,
-                                "high_freq_factor", high, "original_max_position_embeddings",
-                                (int)positions);
+                                nib_json_f32(rope.factor), "low_freq_factor", rope.low,
+                                "high_freq_factor", rope.high,
+                                "original_max_position_embeddings", (int)rope.positions);
     NIB_REQUIRE(f->rope_scaling, NIB_ERR_OUT_OF_MEMORY, "no memory for rope_scaling");
     return NIB_OK;
 }

@@ -61,15 +61,23 @@ nib_status nib_text_files_add(nib_text_files *files, const char *name, const cha
 nib_status nib_hf_files_from_gguf(const nib_gguf *gguf, const char *torch_dtype,
                                   nib_text_files *files, nib_gguf_heads *heads);
 
+/* Contents of the tensor "rope_freqs.weight", F32 [count], for Llama 3's rope scaling. */
+typedef struct nib_rope_freqs {
+    float  *data; /* malloc'd; NULL: the model needs no such tensor */
+    int64_t count;
+} nib_rope_freqs;
+
 /* The reverse: metadata of a GGUF file from the folder's config.json, tokenizer.json or
  * tokenizer.model (SentencePiece BPE; it goes before a tokenizer.json with byte_fallback),
- * tokenizer_config.json and chat_template.jinja. general.file_type is the caller's to set.
+ * tokenizer_config.json and chat_template.jinja. general.file_type is the caller's to set, and to
+ * write *freqs as a tensor and to free it.
  *
  * Ids below vocab_size without a token become "[PAD<id>]", unused. Without tokenizer.model the
  * scores of a SentencePiece vocabulary follow from the order of the merges.
  *
- * Errors as above; NIB_ERR_UNSUPPORTED also for rope scaling llama3, which is a tensor in GGUF,
+ * Errors as above; NIB_ERR_UNSUPPORTED also for rope scaling other than linear, yarn and llama3,
  * and for sliding windows. After a failure meta holds some of the keys. */
-nib_status nib_gguf_meta_from_hf(const char *folder, nib_gguf_meta *meta, nib_gguf_heads *heads);
+nib_status nib_gguf_meta_from_hf(const char *folder, nib_gguf_meta *meta, nib_gguf_heads *heads,
+                                 nib_rope_freqs *freqs);
 
 #endif

@@ -123,3 +123,13 @@ json_t *nib_json_f32(double value)
     }
     return json_real(strtod(text, NULL));
 }
+
+double nib_llama3_divisor(const nib_llama3_rope *rope, int64_t i)
+{
+    const double wave = 2.0 * 3.14159265358979323846 *
+                        pow(rope->theta, 2.0 * (double)i / (double)rope->head_dim);
+    const double smooth = (rope->positions / wave - rope->low) / (rope->high - rope->low);
+    return smooth >= 1.0   ? 1.0
+           : smooth <= 0.0 ? rope->factor
+                           : 1.0 / ((1.0 - smooth) / rope->factor + smooth);
+}

@@ -33,6 +33,14 @@ json_t *nib_json_f32(double value);
 /* Dumps json (indented) as a file; takes the reference. NULL json: out of memory. */
 nib_status nib_text_files_add_json(nib_text_files *files, const char *name, json_t *json);
 
+/* Llama 3's frequency scaling. llama.cpp keeps one divisor per frequency, computed from these
+ * numbers (convert_hf_to_gguf.py, LlamaModel.generate_extra_tensors). */
+typedef struct nib_llama3_rope {
+    double  theta, factor, low, high, positions;
+    int64_t head_dim;
+} nib_llama3_rope;
+double nib_llama3_divisor(const nib_llama3_rope *rope, int64_t i); /* i < head_dim / 2 */
+
 /* ---- pre_tokenizer.c: tokenizer.ggml.pre and its meaning as tokenizer.json states it ---- */
 
 typedef struct nib_pre_tokenizer {

@@ -188,9 +188,10 @@ static int is_gguf_side(const nib_gguf *g, const nib_tensor *t)
 static nib_status gguf_logical(const nib_model *m, const nib_tensor *t, nib_logical *l)
 {
     char name[128];
-    if (nib_name_gguf_to_hf(t->name, name, sizeof name) != NIB_OK)
-        snprintf(name, sizeof name, "%s", t->name); /* only GGUF can hold it: the plan says so */
+    const int gguf_only = nib_name_gguf_to_hf(t->name, name, sizeof name) != NIB_OK;
+    if (gguf_only) snprintf(name, sizeof name, "%s", t->name);
     NIB_TRY(plain_logical(t, name, l));
+    l->gguf_only = gguf_only;
     l->tensor_scale = 1.0f;
     l->gguf_heads = nib_permuted_heads(&m->heads, name);
     NIB_REQUIRE(!l->gguf_heads || l->rows % (2 * l->gguf_heads) == 0, NIB_ERR_FORMAT,

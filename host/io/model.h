@@ -28,6 +28,7 @@ typedef struct nib_logical {
     int32_t           n_dims;    /* logical, codes unpacked */
     int64_t           dims[NIB_TENSOR_DIMS];
     int64_t           rows, cols;
+    int32_t           gguf_only;  /* 1: a GGUF tensor that has no name in Hugging Face */
     int32_t           gguf_heads; /* > 0: tensor holds GGUF's row order for so many heads */
     uint64_t          bytes;     /* of everything that is stored for it */
 } nib_logical;

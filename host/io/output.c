@@ -180,9 +180,9 @@ static nib_status recover(nib_output *out)
             NIB_TRY(nib_remove(out->old));
         }
     }
-    /* After an exchange partial is what dst was before, not work to resume. */
-    const int swapped = out->journal.has_commit && !is_committed(&out->journal, out->partial);
-    return finished || swapped ? forget(out) : NIB_OK;
+    /* Once renamed, partial is absent or what dst was before, not work to resume. */
+    const int renamed = out->journal.has_commit && !is_committed(&out->journal, out->partial);
+    return renamed ? forget(out) : NIB_OK;
 }
 
 /* Names the first word that differs; a fingerprint that ends there shows ''. */

@@ -218,25 +218,36 @@ static void make_fingerprint(const nib_model *model, const nib_checkpoint_option
              o->shard, o->shards, plan->run, (unsigned long long)mix_files(h, model, 1));
 }
 
+static nib_status add_item(const nib_checkpoint_options *o, nib_plan *plan, const nib_logical *t,
+                           uint64_t *random_offset)
+{
+    /* config.json has taken what rope_freqs.weight says (nib_hf_files_from_gguf). */
+    if (plan->target->is_folder && t->gguf_only && !strcmp(t->name, "rope_freqs.weight"))
+        return NIB_OK;
+    NIB_REQUIRE(!plan->target->is_folder || !t->gguf_only, NIB_ERR_UNSUPPORTED,
+                "%s: has no name in Hugging Face folders", t->name);
+    nib_plan_item *item = &plan->items[plan->n_items++];
+    item->src = t;
+    item->out[0] = item->out[1] = item->out[2] = -1;
+    item->random_offset = *random_offset;
+    *random_offset += ((uint64_t)t->rows * (uint64_t)t->cols + 3) / 4;
+    NIB_TRY(select_item(o, plan, item));
+    plan->n_quantized += (size_t)item->quantize;
+    return ignore_item(plan, item);
+}
+
 static nib_status make_items(const nib_model *model, const nib_checkpoint_options *o,
                              nib_plan *plan)
 {
-    plan->items = calloc(model->count ? model->count : 1, sizeof *plan->items);
+    plan->items = calloc(model->count + 1, sizeof *plan->items);
     plan->ignore = json_pack("[s]", "lm_head");
     NIB_REQUIRE(plan->items && plan->ignore, NIB_ERR_OUT_OF_MEMORY, "no memory for %zu tensors",
                 model->count);
     NIB_TRY(check_patterns(model, o));
     uint64_t random_offset = 0;
-    for (size_t i = 0; i < model->count; i++) {
-        nib_plan_item *item = &plan->items[plan->n_items++];
-        item->src = &model->tensors[i];
-        item->out[0] = item->out[1] = item->out[2] = -1;
-        item->random_offset = random_offset;
-        random_offset += ((uint64_t)item->src->rows * (uint64_t)item->src->cols + 3) / 4;
-        NIB_TRY(select_item(o, plan, item));
-        NIB_TRY(ignore_item(plan, item));
-    }
-    return NIB_OK;
+    for (size_t i = 0; i < model->count; i++)
+        NIB_TRY(add_item(o, plan, &model->tensors[i], &random_offset));
+    return plan->made.name ? add_item(o, plan, &plan->made, &random_offset) : NIB_OK;
 }
 
 nib_status nib_plan_make(const nib_model *model, const nib_checkpoint_options *o, nib_plan **out)
@@ -249,12 +260,14 @@ nib_status nib_plan_make(const nib_model *model, const nib_checkpoint_options *o
     if (status == NIB_OK && o->rules) plan->rules = *o->rules;
     else if (status == NIB_OK)
         status = nib_rules_fill(plan->target->preset(o->format), o->format, &plan->rules);
+    if (status == NIB_OK) status = nib_plan_cross(model, o, plan);
     if (status == NIB_OK) status = make_items(model, o, plan);
     if (status == NIB_OK) status = make_units(o, plan);
     if (status == NIB_OK) {
         make_fingerprint(model, o, plan);
-        status = nib_plan_files(model, o, plan);
+        status = nib_plan_cross_items(o, plan);
     }
+    if (status == NIB_OK) status = nib_plan_files(o, plan);
     if (status != NIB_OK) {
         nib_plan_free(plan);
         return status;
@@ -274,6 +287,7 @@ void nib_plan_free(nib_plan *plan)
     json_decref(plan->ignore);
     nib_gguf_meta_free(plan->meta);
     nib_text_files_free(&plan->texts);
+    free(plan->made_data);
     free(plan->files);
     free(plan->outs);
     free(plan->units);

@@ -57,7 +57,12 @@ typedef struct nib_plan {
     nib_out_file     *files;
     size_t            n_files;
     json_t           *ignore;  /* modules of kept linear layers */
+    size_t            n_quantized; /* items of the whole model that are */
     nib_gguf_meta    *meta;    /* GGUF only */
+    nib_gguf_heads    heads;   /* GGUF only: how its q and k rows are ordered */
+    nib_logical       made;    /* a tensor that the source has as configuration; name NULL: none */
+    nib_tensor        made_tensor;
+    void             *made_data;
     nib_text_files    texts;   /* small files made from GGUF's metadata */
     uint64_t          source_bytes; /* of this shard's items */
     char              run[160];         /* names source and options: what all parts share */
@@ -68,9 +73,12 @@ nib_status nib_plan_make(const nib_model *model, const nib_checkpoint_options *o
                          nib_plan **out);
 void       nib_plan_free(nib_plan *plan);
 
-/* The parts of nib_plan_make that lay out files (plan_files.c). */
-nib_status nib_plan_files(const nib_model *model, const nib_checkpoint_options *options,
+/* The parts of nib_plan_make, in the order of their work. plan_cross.c: */
+nib_status nib_plan_cross(const nib_model *model, const nib_checkpoint_options *options,
                           nib_plan *plan);
+nib_status nib_plan_cross_items(const nib_checkpoint_options *options, nib_plan *plan);
+/* plan_files.c: */
+nib_status nib_plan_files(const nib_checkpoint_options *options, nib_plan *plan);
 /* Lays out one file from plan->outs; file->outs and n_outs are set. */
 nib_status nib_plan_layout(nib_plan *plan, const nib_gguf_meta *meta, nib_out_file *file);
 

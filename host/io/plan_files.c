@@ -156,50 +156,8 @@ static nib_status spread(const nib_checkpoint_options *o, nib_plan *plan)
     return list_outs(plan);
 }
 
-/* Configuration and names that cross between Hugging Face and GGUF. */
-static nib_status cross(const nib_model *model, const nib_checkpoint_options *o, nib_plan *plan)
+nib_status nib_plan_files(const nib_checkpoint_options *o, nib_plan *plan)
 {
-    nib_gguf_heads heads = { 0, 0, 0 };
-    if (plan->target->is_folder) {
-        static const char *const dtypes[] = { "float32", "float16", "bfloat16" };
-        if (!model->is_gguf) return NIB_OK;
-        return nib_hf_files_from_gguf(model->gguf, dtypes[o->keep_dtype], &plan->texts, &heads);
-    }
-    plan->meta = nib_gguf_meta_new();
-    NIB_REQUIRE(plan->meta, NIB_ERR_OUT_OF_MEMORY, "no memory for metadata");
-    if (model->is_gguf) {
-        size_t n;
-        const nib_gguf_pair *pairs = nib_gguf_pairs(model->gguf, &n);
-        for (size_t i = 0; i < n; i++) NIB_TRY(nib_gguf_set_pair(plan->meta, &pairs[i]));
-        heads = model->heads;
-    } else {
-        NIB_REQUIRE(model->folder, NIB_ERR_UNSUPPORTED,
-                    "%s: GGUF needs the model's folder with config.json and its tokenizer",
-                    model->path);
-        NIB_TRY(nib_gguf_meta_from_hf(model->folder, plan->meta, &heads));
-    }
-    /* llama.cpp's numbers for a file whose weights are mostly of one type. */
-    NIB_TRY(nib_gguf_set_u32(plan->meta, "general.file_type", o->format == NIB_NVFP4 ? 39 : 38));
-    NIB_TRY(nib_gguf_set_u32(plan->meta, "general.quantization_version", 2));
-    if (o->shards) {
-        NIB_TRY(nib_gguf_set_u32(plan->meta, NIB_PART_SHARD, (uint32_t)o->shard));
-        NIB_TRY(nib_gguf_set_u32(plan->meta, NIB_PART_SHARDS, (uint32_t)o->shards));
-        NIB_TRY(nib_gguf_set_str(plan->meta, NIB_PART_RUN, plan->run, strlen(plan->run)));
-    }
-    for (size_t i = 0; i < plan->n_items; i++) {
-        nib_plan_item *item = &plan->items[i];
-        item->order.to_gguf_heads = nib_permuted_heads(&heads, item->src->name);
-        const int64_t unit = 2 * (int64_t)item->order.to_gguf_heads;
-        NIB_REQUIRE(!unit || item->src->rows % unit == 0, NIB_ERR_FORMAT,
-                    "%s: %lld rows do not divide among %d heads", item->src->name,
-                    (long long)item->src->rows, item->order.to_gguf_heads);
-    }
-    return NIB_OK;
-}
-
-nib_status nib_plan_files(const nib_model *model, const nib_checkpoint_options *o, nib_plan *plan)
-{
-    NIB_TRY(cross(model, o, plan));
     plan->outs = calloc(plan->n_order * NIB_ROLES + 1, sizeof *plan->outs);
     plan->files = calloc(plan->n_order + 1, sizeof *plan->files);
     NIB_REQUIRE(plan->outs && plan->files, NIB_ERR_OUT_OF_MEMORY, "no memory for %zu tensors",
