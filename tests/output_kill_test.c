@@ -92,7 +92,8 @@ NIB_TEST(OutputKill, ResumesAfterKills)
         if (now <= steps) span_us += span_us / 8; /* a busy machine gets more time */
         steps = now;
     }
-    EXPECT(grew >= 3 || temp_count(dst) >= 0, "the kills must fall into the work: %d of %d runs went on", grew, kills);
+    EXPECT(grew >= 3 || temp_count(dst) >= 0, "the kills must fall into the work: %d of %d runs",
+           grew, kills);
     if (temp_count(dst) < 0) {
         const pid_t child = fork();
         if (child == 0) _exit(write_chunks(dst, 0));
