@@ -188,6 +188,7 @@ typedef struct nib_qb_output {
     FILE *table, *json, *csv; /* NULL: not wanted */
     int   rows, wrong, ran;
     int   device_missing;     /* a case did not run for want of its device */
+    char  skipped[512];       /* why the first one that did not run did not */
 } nib_qb_output;
 
 typedef struct nib_qb_settings {

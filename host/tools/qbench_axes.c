@@ -120,6 +120,14 @@ static int append_item(const nib_qb_axis *axis, const char *item, nib_qb_values 
     return 0;
 }
 
+static const char *join(const char *const *names, char *text, size_t bytes)
+{
+    size_t used = 0;
+    for (int i = 0; names[i] && used < bytes; i++)
+        used += (size_t)snprintf(text + used, bytes - used, "%s%s", i ? ", " : "", names[i]);
+    return text;
+}
+
 int nib_qb_axis_parse(nib_qb_axis_id id, const char *list, nib_qb_values *values, char *error,
                       size_t error_bytes)
 {
@@ -128,12 +136,14 @@ int nib_qb_axis_parse(nib_qb_axis_id id, const char *list, nib_qb_values *values
     *values = (nib_qb_values){ 0 };
     for (const char *at = list;; at++) {
         const size_t n = strcspn(at, ",");
-        char item[64];
+        char item[64], choices[512];
         snprintf(item, sizeof item, "%.*s", (int)(n < sizeof item ? n : sizeof item - 1), at);
-        if (n >= sizeof item || !append_item(axis, item, values)) {
-            if (axis->names || axis->read)
+        if (!append_item(axis, item, values)) { /* no choice is so long that item cuts it */
+            if (axis->read)
+                snprintf(error, error_bytes, "--%s: %s", axis->name, nib_last_error());
+            else if (axis->names)
                 snprintf(error, error_bytes, "--%s: unknown '%s'; the choices are %s", axis->name,
-                         item, axis->help);
+                         item, join(axis->names, choices, sizeof choices));
             else
                 snprintf(error, error_bytes,
                          "--%s: '%s' is not a number >= %lld, nor a range such as 1:4096:x2 or "

@@ -255,6 +255,6 @@ int main(int argc, char **argv)
         fprintf(stderr, "qbench: %d of %d rows are wrong\n", output.wrong, output.rows);
     if (output.wrong || stop || !written) return 1;
     if (output.ran > 0) return 0;
-    fprintf(stderr, "qbench: no row could be run; the table says why\n");
+    fprintf(stderr, "qbench: no row could be run: %s\n", output.skipped);
     return output.device_missing ? 1 : 2;
 }

@@ -168,6 +168,7 @@ void nib_qb_run_case(const nib_qb_case *asked, const nib_qb_settings *settings,
     if (interrupted) return;
     nib_qb_report_row(output, &row);
     output->ran += !row.skipped[0];
+    if (!output->skipped[0]) memcpy(output->skipped, row.skipped, sizeof row.skipped);
     if (row.verdict.checked && !row.verdict.right) {
         output->wrong++;
         complain(&row);
