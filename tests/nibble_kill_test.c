@@ -80,11 +80,12 @@ static double draw(void)
     return (double)(s >> 11) * 0x1p-53;
 }
 
-/* Signals a run after a random time. Returns its exit status; -signal if that ended it. */
-static int disturb(int number)
+/* Signals a run after a random time, up to this part of a whole run. Returns its exit status;
+ * -signal if that ended it. */
+static int disturb(int number, double part)
 {
     const pid_t child = start(dst, "--resume");
-    pause_for(draw() * seconds_whole);
+    pause_for(draw() * part * seconds_whole);
     kill(child, number);
     return tool_wait(child, NULL);
 }
@@ -106,10 +107,10 @@ NIB_TEST(NibbleKill, KilledRunsAreResumedToTheSameBytes)
     REQUIRE(begin(), "the undisturbed run failed");
     for (int i = 0; i < kills && !nib_test_failed(); i++) {
         /* Every other kill hits a run that goes on from durable steps: SIGINT leaves some. */
-        int status = i % 2 ? disturb(SIGINT) : 1;
+        int status = i % 2 ? disturb(SIGINT, 0.8) : 1;
         EXPECT(status == 0 || status == 1 || status == -SIGINT, "SIGINT: %d", status);
         if (journal_steps() > 0) resumed++;
-        if (status != 0) status = disturb(SIGKILL);
+        if (status != 0) status = disturb(SIGKILL, i % 2 ? 0.5 : 0.9); /* less is left to do */
         EXPECT(status == 0 || status == -SIGKILL, "SIGKILL: %d", status);
         killed += status == -SIGKILL;
         if (temp_count(dst) >= 0) { /* it got as far as the rename */
@@ -126,7 +127,7 @@ NIB_TEST(NibbleKill, KilledRunsAreResumedToTheSameBytes)
         EXPECT(!fixture_leftovers(dst), "kill %d: something is left", i);
         temp_dir_remove_at(dst);
     }
-    EXPECT(killed > kills / 3, "only %d of %d runs were hit (%d ended)", killed, kills, finished);
+    EXPECT(killed > kills / 6, "only %d of %d runs were hit (%d ended)", killed, kills, finished);
     EXPECT(resumed > 0, "no run went on from durable steps");
     temp_dir_remove(&dir);
 }
