@@ -22,3 +22,17 @@ for export in "modelopt nvfp4 out" "compressed-tensors nvfp4 out" "compressed-te
     "$build/nibble" compare --quiet "$work/model" "$work/plain" | head -n 1 | tee "$work/said"
     ! grep -qE ': ([0-9]+) tensors, \1 of them equal$' "$work/said"
 done
+
+# Meaning: logits that transformers computed with a GGUF source, from its exports, in numpy.
+golden=tests/golden/logits
+nibble() { "$build/nibble" "$@" --quiet --force; }
+logits() { echo "== logits of $1"; "$python" scripts/oracles/llama_forward.py "$work/$1" "$golden/logits.npz"; }
+nibble quantize "$golden/model.gguf" --exclude '*' --keep-dtype f32 -o "$work/plain-hf"
+nibble quantize "$golden/model.gguf" --export modelopt --keep-dtype f32 -o "$work/modelopt"
+nibble quantize "$golden/model.gguf" --export compressed-tensors --keep-dtype f32 -o "$work/ct"
+nibble quantize "$golden/model.gguf" --export compressed-tensors --format mxfp4 --keep-dtype f32 \
+    -o "$work/ct-mx"
+nibble quantize "$golden/model.gguf" -o "$work/same.gguf"
+nibble quantize "$work/plain-hf" -o "$work/nvfp4.gguf"
+nibble quantize "$work/plain-hf" --format mxfp4 -o "$work/mxfp4.gguf"
+for made in plain-hf modelopt ct ct-mx same.gguf nvfp4.gguf mxfp4.gguf; do logits "$made"; done
