@@ -26,7 +26,10 @@ done
 # Meaning: logits that transformers computed with a GGUF source, from its exports, in numpy.
 golden=tests/golden/logits
 nibble() { "$build/nibble" "$@" --quiet --force; }
-logits() { echo "== logits of $1"; "$python" scripts/oracles/llama_forward.py "$work/$1" "$golden/logits.npz"; }
+logits() {
+    echo "== logits of $1"
+    "$python" scripts/oracles/llama_forward.py "$work/$1" "$golden/logits.npz"
+}
 nibble quantize "$golden/model.gguf" --exclude '*' --keep-dtype f32 -o "$work/plain-hf"
 nibble quantize "$golden/model.gguf" --export modelopt --keep-dtype f32 -o "$work/modelopt"
 nibble quantize "$golden/model.gguf" --export compressed-tensors --keep-dtype f32 -o "$work/ct"

@@ -117,7 +117,8 @@ typedef struct nib_checkpoint_report {
  *   report   NULL, or out: free with nib_checkpoint_report_free, also after a failure (then NULL)
  *
  * q, k and v of a layer share one tensor scale, as do gate and up (w1 and w3), and all experts
- * of a fused [E, N, K] tensor. Same bytes for every thread count, shard count and restart.
+ * of a fused [E, N, K] tensor. Every tensor has the same bytes for every thread count, number of
+ * shards and restart; so have whole files, but that merged folders are cut into other files.
  *
  * NIB_ERR_UNSUPPORTED: what the target cannot hold (text says what and why): the format, K that
  * is no multiple of the block (GGUF NVFP4: of 64), an architecture that cannot be converted
