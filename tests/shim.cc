@@ -21,7 +21,8 @@ void nib_test_register(const char *suite, const char *name, void (*body)(void), 
                           [body]() -> testing::Test * { return new CTest(body); });
 }
 
-void nib_test_expect(int ok, const char *file, int line, const char *format, ...)
+void nib_test_expect(int ok, const char *file, int line, const char *condition,
+                     const char *format, ...)
 {
     if (ok) return;
     char text[1024];
@@ -29,7 +30,7 @@ void nib_test_expect(int ok, const char *file, int line, const char *format, ...
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    ADD_FAILURE_AT(file, line) << text;
+    ADD_FAILURE_AT(file, line) << condition << ": " << text;
 }
 
 void nib_test_skip(const char *file, int line, const char *reason)

@@ -28,14 +28,15 @@ void nib_test_register(const char *suite, const char *name, void (*body)(void), 
     tests[n_tests++] = (test){ suite, name, body };
 }
 
-void nib_test_expect(int ok, const char *file, int line, const char *format, ...)
+void nib_test_expect(int ok, const char *file, int line, const char *condition,
+                     const char *format, ...)
 {
     if (ok) return;
     va_list args;
     va_start(args, format);
 #pragma omp critical
     {
-        printf("%s:%d: Failure\n", file, line);
+        printf("%s:%d: Failure\n%s: ", file, line, condition);
         vprintf(format, args);
         printf("\n");
         failed = 1;
