@@ -30,7 +30,7 @@ void nib_test_expect(int ok, const char *file, int line, const char *condition,
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    ADD_FAILURE_AT(file, line) << condition << ": " << text;
+    ADD_FAILURE_AT(file, line) << condition << ":" << text;
 }
 
 void nib_test_skip(const char *file, int line, const char *reason)

@@ -21,7 +21,7 @@ int nib_test_failed(void);
     static void suite##_##name(void)
 
 /* EXPECT(cond, "format", ...): goes on after a failure. REQUIRE: leaves the test. */
-#define EXPECT(cond, ...) nib_test_expect(!!(cond), __FILE__, __LINE__, #cond, "" __VA_ARGS__)
+#define EXPECT(cond, ...) nib_test_expect(!!(cond), __FILE__, __LINE__, #cond, " " __VA_ARGS__)
 #define REQUIRE(cond, ...) \
     do { if (!(cond)) { EXPECT(0 && #cond, __VA_ARGS__); return; } } while (0)
 #define SKIP(reason) do { nib_test_skip(__FILE__, __LINE__, reason); return; } while (0)

@@ -36,7 +36,7 @@ void nib_test_expect(int ok, const char *file, int line, const char *condition,
     va_start(args, format);
 #pragma omp critical
     {
-        printf("%s:%d: Failure\n%s: ", file, line, condition);
+        printf("%s:%d: Failure\n%s:", file, line, condition);
         vprintf(format, args);
         printf("\n");
         failed = 1;
