@@ -215,7 +215,8 @@ static int close_output(FILE *f, const char *path)
 {
     if (!f) return 1;
     const int bad = ferror(f);
-    if (fflush(f) == 0 && !bad && (f == stdout || fclose(f) == 0)) return 1;
+    const int keep = f == stdout || f == stderr; /* more may be said */
+    if (fflush(f) == 0 && !bad && (keep || fclose(f) == 0)) return 1;
     fprintf(stderr, "qbench: writing '%s' failed: %s\n", path, strerror(errno));
     return 0;
 }
