@@ -30,8 +30,7 @@ static nib_device_options valid_options(void)
 static int has_avx2(void)
 {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-        && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); /* and F16C, older */
 #else
     return 0;
 #endif

@@ -90,8 +90,8 @@ NIB_TEST(Format, MakeAndNamesRoundTripAndRefuse)
                     if (!right) continue;
                     char text[48];
                     nib_format again = 0;
-                    EXPECT((int)nib_format_element(f) == element && (int)nib_format_scale(f) == scale
-                               && nib_format_block(f) == block
+                    EXPECT((int)nib_format_element(f) == element
+                               && (int)nib_format_scale(f) == scale && nib_format_block(f) == block
                                && nib_format_has_tensor_scale(f) == tensor, "%#x", f);
                     EXPECT(nib_format_name(f, text, sizeof text) == NIB_OK, "%s", nib_last_error());
                     EXPECT(nib_format_from_name(text, &again) == NIB_OK && again == f,
@@ -155,8 +155,8 @@ NIB_TEST(Format, SizesEqualTheirFormulas)
                    named[i].name, (long long)cols);
             EXPECT(nib_scales_per_row(f, cols) == s, "%s %lld", named[i].name, (long long)cols);
             for (int64_t rows = 0; rows < 400; rows += 43) {
-                EXPECT(nib_scales_bytes(f, NIB_SCALES_LINEAR, rows, cols) == rows * s, "%s %lldx%lld",
-                       named[i].name, (long long)rows, (long long)cols);
+                EXPECT(nib_scales_bytes(f, NIB_SCALES_LINEAR, rows, cols) == rows * s,
+                       "%s %lldx%lld", named[i].name, (long long)rows, (long long)cols);
                 EXPECT(nib_scales_bytes(f, NIB_SCALES_SWIZZLED_128X4, rows, cols)
                            == (rows + 127) / 128 * 128 * ((s + 3) / 4 * 4), "%s %lldx%lld",
                        named[i].name, (long long)rows, (long long)cols);
@@ -179,6 +179,7 @@ NIB_TEST(Format, SizesAtTheEndsOfInt64)
     EXPECT(nib_codes_row_bytes(NIB_NVFP4, INT64_MIN) == -1, "cols min");
     EXPECT(nib_scales_per_row(NIB_NVFP4, -1) == -1, "cols -1");
     EXPECT(nib_scales_bytes(NIB_NVFP4, NIB_SCALES_LINEAR, -1, 16) == -1, "rows -1");
+    EXPECT(nib_scales_bytes(NIB_NVFP4, NIB_SCALES_LINEAR, -5, 64) == -1, "rows -5");
     EXPECT(nib_scales_bytes(NIB_NVFP4, NIB_SCALES_LINEAR, 1, -16) == -1, "cols -16");
     EXPECT(nib_scales_bytes(NIB_NVFP4, (nib_scale_layout)2, 1, 16) == -1, "layout 2");
     for (int i = 0; i < INVALID_SAMPLES; i++)

@@ -97,8 +97,8 @@ NIB_TEST(Qbench, TheDocumentedLineGivesEveryField)
     EXPECT(json_is_true(json_object_get(row, "verified")), "not verified");
     EXPECT(number_of(shape, "rows") == 4096 && number_of(shape, "cols") == 4096, "wrong shape");
     EXPECT(number_of(row, "bytes") == 4096.0 * 4096 * 4, "%g bytes", number_of(row, "bytes"));
-    EXPECT(near(number_of(row, "gbps"), number_of(row, "bytes") / number_of(row, "median_us") / 1e3),
-           "GB/s is not bytes / median");
+    const double gbps = number_of(row, "bytes") / number_of(row, "median_us") / 1e3;
+    EXPECT(near(number_of(row, "gbps"), gbps), "GB/s is not bytes / median, %g", gbps);
     EXPECT(near(number_of(row, "sol"), number_of(row, "gbps") / number_of(row, "limit_gbps")),
            "sol is not GB/s / limit");
     EXPECT(number_of(row, "min_us") <= number_of(row, "median_us")
@@ -121,8 +121,8 @@ NIB_TEST(Qbench, AxesMakeTheirProduct)
         EXPECT(!strcmp(text_of(row, "op"), i < 12 ? "quantize" : "amax"), "row %zu", i);
         EXPECT(!strcmp(text_of(row, "format"), i < 6 ? "nvfp4" : i < 12 ? "mxfp4" : "(none)"),
                "row %zu: %s", i, text_of(row, "format"));
-        EXPECT(number_of(shape, "rows") == rows[i / 3 % 2] && number_of(shape, "cols") == cols[i % 3],
-               "row %zu", i);
+        EXPECT(number_of(shape, "rows") == rows[i / 3 % 2], "row %zu", i);
+        EXPECT(number_of(shape, "cols") == cols[i % 3], "row %zu", i);
         EXPECT(json_is_true(json_object_get(row, "verified")), "row %zu", i);
     }
     result_free(&r);

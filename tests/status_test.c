@@ -84,7 +84,8 @@ NIB_TEST(Status, EachThreadHasItsText)
 {
     pthread_barrier_t barrier;
     pthread_t thread[2];
-    party p[2] = { { .barrier = &barrier, .name = "apple" }, { .barrier = &barrier, .name = "pear" } };
+    party p[2] = { { .barrier = &barrier, .name = "apple" },
+                   { .barrier = &barrier, .name = "pear" } };
     REQUIRE(pthread_barrier_init(&barrier, NULL, 2) == 0, "no barrier");
     soil_last_error();
     for (int i = 0; i < 2; i++)

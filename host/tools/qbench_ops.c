@@ -52,7 +52,8 @@ static nib_matrix matrix_at(const nib_qb_data *data, void *p, nib_dtype dtype)
 
 static nib_matrix matrix_of(const nib_qb_data *data, int64_t copy)
 {
-    return matrix_at(data, nib_qb_part(data, copy, MATRIX), (nib_dtype)data->c->value[NIB_QB_DTYPE]);
+    return matrix_at(data, nib_qb_part(data, copy, MATRIX),
+                     (nib_dtype)data->c->value[NIB_QB_DTYPE]);
 }
 
 static nib_packed packed_at(nib_qb_data *data, uint8_t *codes, uint8_t *scales, float *tensor_scale)
@@ -240,7 +241,8 @@ static nib_status check_packed(nib_qb_data *data, const float *tensor_amax, nib_
         if (data->corrupt && i == 0) got.codes[0] ^= 1;
         const int64_t wrong = count_wrong(got.codes, right, n_codes)
                             + count_wrong(got.scales, right + n_codes, n_scales);
-        if (wrong && v->max_err == 0) status = packed_difference(data, &got, &expected, &v->max_err);
+        if (wrong && v->max_err == 0)
+            status = packed_difference(data, &got, &expected, &v->max_err);
         v->wrong_bytes += wrong;
     }
     nib_qb_unmap(right, bytes);
