@@ -57,6 +57,10 @@ static nib_status check_options(const nib_checkpoint_options *o)
                 NIB_ERR_ARGUMENT, "%s: shard %d of %d", what, o->shard, o->shards);
     NIB_REQUIRE((o->include || !o->n_include) && (o->exclude || !o->n_exclude), NIB_ERR_ARGUMENT,
                 "%s: patterns are NULL", what);
+    for (size_t i = 0; i < o->n_include; i++)
+        NIB_REQUIRE(o->include[i], NIB_ERR_ARGUMENT, "%s: include[%zu] is NULL", what, i);
+    for (size_t i = 0; i < o->n_exclude; i++)
+        NIB_REQUIRE(o->exclude[i], NIB_ERR_ARGUMENT, "%s: exclude[%zu] is NULL", what, i);
     return NIB_OK;
 }
 
@@ -141,8 +145,8 @@ nib_status nib_checkpoint_merge(const char *const *parts, size_t n_parts, const 
 
 nib_status nib_checkpoint_info(const char *path, nib_checkpoint_report **report)
 {
+    if (report) *report = NULL;
     NIB_REQUIRE(path && report, NIB_ERR_ARGUMENT, "checkpoint_info: path or report is NULL");
-    *report = NULL;
     nib_model *model;
     NIB_TRY(nib_model_open(path, &model));
     nib_checkpoint_report *r = nib_report_new(model->count);
@@ -164,8 +168,8 @@ nib_status nib_checkpoint_compare(const nib_exec *exec, const char *a, const cha
                                   const nib_checkpoint_options *options,
                                   nib_checkpoint_report **report)
 {
+    if (report) *report = NULL;
     NIB_REQUIRE(a && b && report, NIB_ERR_ARGUMENT, "checkpoint_compare: a NULL argument");
-    *report = NULL;
     NIB_TRY(check_cpu(exec, "checkpoint_compare"));
     NIB_REQUIRE(!options || options->size >= OPTIONS_V1, NIB_ERR_ARGUMENT,
                 "checkpoint_compare: options->size is %u, at least %d is needed", options->size,

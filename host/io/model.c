@@ -123,7 +123,13 @@ static nib_status packed_logical(const nib_model *m, const nib_tensor *w, const 
     NIB_REQUIRE(multiplier || divisor, NIB_ERR_UNSUPPORTED,
                 "%s: %s has neither weight_scale_2 nor weight_global_scale", m->path, w->name);
     NIB_TRY(f32_scalar(m->path, multiplier ? multiplier : divisor, &l->tensor_scale));
-    if (!multiplier) l->tensor_scale = 1.0f / l->tensor_scale;
+    if (!multiplier) {
+        const float divided_by = l->tensor_scale;
+        l->tensor_scale = 1.0f / divided_by;
+        NIB_REQUIRE(l->tensor_scale <= 3.40282347e+38f, NIB_ERR_FORMAT,
+                    "%s: %s is %g, whose reciprocal is over the range of F32", m->path,
+                    divisor->name, (double)divided_by);
+    }
     l->bytes += 4;
     return NIB_OK;
 }
@@ -240,6 +246,31 @@ static nib_status gather_gguf(nib_model *m)
     return NIB_OK;
 }
 
+/* ---- both ---- */
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp((*(const nib_logical *const *)a)->name, (*(const nib_logical *const *)b)->name);
+}
+
+/* Files have no two tensors of one name, but P.weight and P.weight_packed, or blk.0.attn_q.weight
+ * and model.layers.0.self_attn.q_proj.weight, would be the same logical tensor. */
+static nib_status check_names(const nib_model *m)
+{
+    const nib_logical **sorted = calloc(m->count ? m->count : 1, sizeof *sorted);
+    NIB_REQUIRE(sorted, NIB_ERR_OUT_OF_MEMORY, "%s: no memory for %zu names", m->path, m->count);
+    for (size_t i = 0; i < m->count; i++) sorted[i] = &m->tensors[i];
+    qsort(sorted, m->count, sizeof *sorted, by_name);
+    nib_status status = NIB_OK;
+    for (size_t i = 1; i < m->count && status == NIB_OK; i++)
+        if (!strcmp(sorted[i - 1]->name, sorted[i]->name))
+            status = nib_fail(NIB_ERR_FORMAT, "%s: both %s and %s stand for %s", m->path,
+                              sorted[i - 1]->tensor->name, sorted[i]->tensor->name,
+                              sorted[i]->name);
+    free(sorted);
+    return status;
+}
+
 /* ---- config.json ---- */
 
 static nib_status read_config(nib_model *m)
@@ -340,7 +371,8 @@ nib_status nib_model_open(const char *path, nib_model **out)
     *out = NULL;
     nib_model *m = calloc(1, sizeof *m);
     NIB_REQUIRE(m && (m->path = strdup(path)), NIB_ERR_OUT_OF_MEMORY, "no memory for a model");
-    const nib_status status = open_files(m);
+    nib_status status = open_files(m);
+    if (status == NIB_OK) status = check_names(m);
     if (status != NIB_OK) {
         nib_model_close(m);
         return status;

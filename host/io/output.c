@@ -204,7 +204,8 @@ static nib_status fail_other(const nib_output *out, const char *there, const cha
     }
     return nib_fail(NIB_ERR_EXISTS,
                     "%s: the unfinished output was made with '%.*s', this run has '%.*s': it "
-                    "cannot be resumed", out->dst, n, there, m, here);
+                    "cannot be resumed, only begun anew, without resume", out->dst, n, there, m,
+                    here);
 }
 
 static nib_status start(nib_output *out, const char *identity)
