@@ -62,6 +62,19 @@ NIB_TEST(Block, TensorFactorsAreAlwaysFiniteAndPositive) /* every rule, from 2^-
             }
 }
 
+NIB_TEST(Block, TensorFactorsOfNoAmaxAreOne)
+{
+    const float bad[] = { 0.0f, -0.0f, -1.0f, INFINITY, -INFINITY, NAN };
+    for (int tensor = 0; tensor < 3; tensor++)
+        for (int i = 0; i < 6; i++) {
+            nib_block_rules r = nvfp4_te;
+            r.tensor = tensor;
+            const nib_tensor_scales f = nib_tensor_factors(&r, bad[i]);
+            EXPECT(f.encode == 1.0f && f.decode == 1.0f, "rule %d, amax %g: S %g, t %g", tensor,
+                   (double)bad[i], (double)f.encode, (double)f.decode);
+        }
+}
+
 NIB_TEST(Block, GivenTensorScaleOrOne)
 {
     const float bad[] = { 0.0f, -0.0f, -1.0f, INFINITY, -INFINITY, NAN };

@@ -156,7 +156,8 @@ typedef enum nib_tensor_rule {  /* E4M3 scales with a tensor scale */
     NIB_TENSOR_DECODE = 1,      /* t = A / M, S = 1 / t */
     NIB_TENSOR_SOURCE = 2       /* S = (1 / A) * M, both results rounded to the source's dtype,
                                    1 if that overflows; t = 1 / S. compressed-tensors */
-} nib_tensor_rule;              /* A = 0 gives S = t = 1. A given t: S = 1 / t */
+} nib_tensor_rule;              /* A that is not finite and > 0 gives S = t = 1. A given t:
+                                   S = 1 / t */
 
 typedef enum nib_block_rule {   /* E4M3 scale before its cast, which saturates at 448 */
     NIB_BLOCK_FOLDED     = 0,   /* a * (S * (1/E)) */

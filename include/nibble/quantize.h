@@ -122,10 +122,12 @@ nib_status nib_relayout_scales(const nib_exec *exec, int64_t rows, int64_t scale
                                nib_scale_layout from, const uint8_t *src,
                                nib_scale_layout to, uint8_t *dst);
 
-/* What quantizing cost. Host memory. Sums run in f64, in one fixed order. */
+/* What quantizing cost. Host memory. x - value is rounded to f32; sums run in f64, in one fixed
+ * order. */
 typedef struct nib_quantize_report {
     uint32_t size;            /* sizeof(nib_quantize_report) */
-    uint32_t reserved;        /* 0 */
+    uint32_t without_counts;  /* in: 1 leaves code_count and scale_count alone, which is faster;
+                                 0 fills them */
     uint64_t elements;
     uint64_t nonfinite;       /* NaN and Inf in the source: not in the figures below */
     uint64_t flushed;         /* finite and not zero, stored as zero */
@@ -137,10 +139,11 @@ typedef struct nib_quantize_report {
     uint64_t scale_count[256];
 } nib_quantize_report;
 
-/* Adds src's error against packed to *report, which the caller sets to zeros (but size) before
- * the first call. MSE = sum_sq_error / elements; SNR in dB = 10 log10(sum_sq / sum_sq_error).
- * Synchronising. Also returns NIB_ERR_ARGUMENT for report NULL or a size smaller than the
- * first version's, NIB_ERR_SHAPE if the sizes of src and packed differ. */
+/* Adds src's error against packed to *report, which the caller sets to zeros (but size and
+ * without_counts) before the first call. MSE = sum_sq_error / elements; SNR in dB =
+ * 10 log10(sum_sq / sum_sq_error). Synchronising. Also returns NIB_ERR_ARGUMENT for report NULL,
+ * a size smaller than the first version's or without_counts above 1, NIB_ERR_SHAPE if the sizes
+ * of src and packed differ. */
 nib_status nib_quantize_stats(const nib_exec *exec, const nib_matrix *src,
                               const nib_packed *packed, nib_quantize_report *report);
 

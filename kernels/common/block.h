@@ -40,12 +40,12 @@ typedef struct nib_tensor_scales {
     float decode; /* t, the multiplier that is stored */
 } nib_tensor_scales;
 
-/* S and t from the tensor's amax (finite, >= 0). */
+/* S and t from the tensor's amax; one that is not finite and positive gives 1 and 1. */
 NIB_HD nib_tensor_scales nib_tensor_factors(const nib_block_rules *r, float amax)
 {
     const float m = nib_element_traits_of(r->element).max * r->scale_max;
     nib_tensor_scales f = { 1.0f, 1.0f };
-    if (!(amax > 0.0f)) return f;
+    if (!(amax > 0.0f && amax <= NIB_F32_MAX)) return f;
 
     if (r->tensor == NIB_T_DECODE) {
         f.decode = amax / m;
