@@ -175,6 +175,7 @@ typedef struct nib_qb_row {
     int32_t            threads;
     int64_t            bytes, flops;
     nib_qb_timing      time;
+    double             foreign_cpus;     /* that other processes kept busy meanwhile */
     const char        *limit, *baseline; /* NULL: none */
     double             gbps, tflops;
     double             limit_rate;       /* GB/s, or TFLOP/s for an op without bytes */
@@ -202,6 +203,10 @@ void nib_qb_run_case(const nib_qb_case *c, const nib_qb_settings *settings,
 
 void nib_qb_report_environment(FILE *out, const char *command);
 void nib_qb_report_row(nib_qb_output *output, const nib_qb_row *row);
+
+/* CPU seconds that all processes but this one have used on this machine; 0 if not known. */
+double nib_qb_foreign_s(void);
+double nib_qb_now_s(void);
 
 const char *nib_qb_compiler(void);
 const char *nib_qb_commit(void);

@@ -1,7 +1,9 @@
 /* qbench_env.c: what a number needs beside it to mean something: machine, compiler, commit. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/utsname.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "nibble/version.h"
@@ -29,6 +31,31 @@ const char *nib_qb_system(void)
     if (text[0] == '\0' && uname(&u) == 0)
         snprintf(text, sizeof text, "%.40s %.60s %.40s", u.sysname, u.release, u.machine);
     return text;
+}
+
+double nib_qb_now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double seconds_of(struct timeval t) { return (double)t.tv_sec + 1e-6 * (double)t.tv_usec; }
+
+double nib_qb_foreign_s(void)
+{
+    /* proc(5): user nice system idle iowait irq softirq steal, in clock ticks */
+    unsigned long long t[8];
+    struct rusage own;
+    FILE *f = fopen("/proc/stat", "r");
+    if (!f) return 0;
+    const int n = fscanf(f, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &t[0], &t[1], &t[2],
+                         &t[3], &t[4], &t[5], &t[6], &t[7]);
+    fclose(f);
+    if (n != 8 || getrusage(RUSAGE_SELF, &own) != 0) return 0;
+    const double busy = (double)(t[0] + t[1] + t[2] + t[5] + t[6] + t[7]);
+    return busy / (double)sysconf(_SC_CLK_TCK) - seconds_of(own.ru_utime)
+         - seconds_of(own.ru_stime);
 }
 
 static void print_file(FILE *out, const char *label, const char *path)

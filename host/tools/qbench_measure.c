@@ -10,7 +10,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "qbench.h"
 
@@ -25,21 +24,14 @@ typedef struct series {
     int64_t runs, room, batch, turn, calls;
 } series;
 
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static nib_status time_batch(series *s, double *seconds)
 {
-    const double start = now_s();
+    const double start = nib_qb_now_s();
     for (int64_t i = 0; i < s->batch; i++) {
         const nib_status status = s->work->run(s->work->state, s->calls++);
         if (status != NIB_OK) return status;
     }
-    *seconds = (now_s() - start) / (double)s->batch;
+    *seconds = (nib_qb_now_s() - start) / (double)s->batch;
     return NIB_OK;
 }
 
@@ -162,7 +154,7 @@ static nib_status sample_all(series *s, int count, const nib_qb_policy *policy,
         if (status != NIB_OK) return status;
     }
     plan_turns(s, count);
-    const double start = now_s();
+    const double start = nib_qb_now_s();
     int64_t next_look = FEWEST_RUNS;
     while (!*policy->stop) {
         /* The others before and after the first, over and over. */
@@ -170,7 +162,7 @@ static nib_status sample_all(series *s, int count, const nib_qb_policy *policy,
             const nib_status status = take_turn(&s[i], policy);
             if (status != NIB_OK) return status;
         }
-        const double spent = now_s() - start;
+        const double spent = nib_qb_now_s() - start;
         if (spent >= policy->max_time_s || s[0].runs >= policy->max_runs) break;
         if (spent < policy->min_time_s || s[0].runs < next_look) continue;
         const nib_status status = summarize(&s[0], policy, &timings[0]);

@@ -62,7 +62,9 @@ static void report_table(FILE *out, const nib_qb_row *row, int first)
     fprintf(out, " %-7s", row->limit ? row->limit : "-");
     print_ratio(out, row->limit, row->sol);
     print_ratio(out, row->baseline, row->speedup);
-    fprintf(out, "  %s%s\n", verdict_text(row), row->time.noisy ? " noisy" : "");
+    fprintf(out, "  %s", verdict_text(row));
+    if (row->time.noisy) fprintf(out, " noisy (others used %.1f cpus)", row->foreign_cpus);
+    fputc('\n', out);
     fflush(out);
 }
 
@@ -121,6 +123,7 @@ static void set_figures(json_t *o, const nib_qb_row *row)
     set(o, "p99_us", number_or_null(ran, t->p99_us));
     set(o, "cv", number_or_null(ran, t->cv));
     set(o, "noise", number_or_null(ran, t->noise));
+    set(o, "foreign_cpus", number_or_null(ran, row->foreign_cpus));
     set(o, "noisy", ran ? json_boolean(t->noisy) : json_null());
     set(o, "gbps", number_or_null(ran && in_bytes, row->gbps));
     set(o, "tflops", number_or_null(ran && row->flops > 0, row->tflops));

@@ -1,5 +1,7 @@
 /* qbench_run.c: one case, from its device to its row. */
+#include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kernels/backend.h"
 #include "qbench.h"
@@ -82,11 +84,16 @@ static nib_status measure(nib_qb_data *data, const nib_qb_settings *settings, ni
     nib_qb_policy policy = settings->policy;
     policy.hot = row->c->value[NIB_QB_CACHE] == NIB_QB_CACHE_HOT;
     if (status == NIB_OK) {
+        const double start = nib_qb_now_s(), foreign = nib_qb_foreign_s();
         status = nib_qb_measure(work, count, &policy, taken);
+        row->foreign_cpus = fmax(0, (nib_qb_foreign_s() - foreign) / (nib_qb_now_s() - start));
         if (status != NIB_OK) snprintf(row->skipped, sizeof row->skipped, "%s", nib_last_error());
     }
     for (int i = 0; i < count; i++) time[which[i]] = taken[i];
     if (status == NIB_OK) rate(row, time, &rival[LIMIT], &rival[BASELINE]);
+    /* Not enough processors for all: long samples were interrupted, short ones less often. */
+    if (row->foreign_cpus + row->threads > (double)sysconf(_SC_NPROCESSORS_ONLN) + 0.25)
+        row->time.noisy = 1;
     nib_qb_rival_close(&rival[LIMIT]);
     nib_qb_rival_close(&rival[BASELINE]);
     return status;
