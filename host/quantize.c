@@ -277,6 +277,8 @@ nib_status nib_quantize_stats(const nib_exec *exec, const nib_matrix *src,
     NIB_REQUIRE(report->size >= REPORT_V1, NIB_ERR_ARGUMENT,
                 "%s: report->size is %u, at least %d is needed", what, report->size,
                 (int)REPORT_V1);
+    NIB_REQUIRE(report->without_counts <= 1, NIB_ERR_ARGUMENT,
+                "%s: report->without_counts is %u, not 0 or 1", what, report->without_counts);
     NEED(ops, quantize_stats, what);
     if (src->rows == 0 || src->cols == 0) return NIB_OK;
     return dispatched(ops->quantize_stats(&launch, src, packed, report), what, ops);
