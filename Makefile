@@ -30,8 +30,9 @@ SONAME   := libnibble.so.$(firstword $(subst ., ,$(VERSION)))
 COMMIT   := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 PROCESSOR := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine 2>/dev/null)))
 
-# WERROR= builds on with a compiler that warns of more than those that the tests use.
-WERROR   ?= -Werror
+# WERROR= builds on with a compiler that warns of more than those that the tests use. Some warnings
+# come and go with the optimisation: CFLAGS of the user's own do not make them errors.
+WERROR   ?= $(if $(filter file,$(origin CFLAGS)),-Werror)
 WARN     := -Wall -Wextra -Wconversion -Wshadow $(WERROR)
 # kernels/common promises the same bits everywhere: no contraction, no fast-math.
 # The version script hides what is not public, so that calls inside the library stay direct.
@@ -169,9 +170,15 @@ fill = sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@LIBDIR@|$(libdir)|g' -e 's|@VERSIO
            -e 's|@SONAME@|$(SONAME)|g' \
            -e "s|@INCLUDE_FROM_LIB@|$$(realpath -m --relative-to=$(libdir) $(includedir))|g"
 CMAKE_DIR = $(libdir)/cmake/nibble
+# Blanks would need quoting here, in pkg-config's file and in CMake's; both need absolute paths.
+place_checked = $(foreach v,PREFIX DESTDIR bindir libdir includedir,$(if $(word 2,$($(v))),\
+                    $(error $(v)='$($(v))': a folder with blanks in its path cannot be installed to)))\
+                $(foreach v,PREFIX bindir libdir includedir,$(if $(filter /%,$($(v))),,\
+                    $(error $(v)='$($(v))' is not an absolute path)))
 
 ## install: library, headers, tools, pkg-config and CMake files (PREFIX= DESTDIR= libdir=)
 install: all
+	$(place_checked)
 	install -d $(D)$(bindir) $(D)$(libdir)/pkgconfig $(D)$(CMAKE_DIR) $(D)$(includedir)/nibble
 	install -m 644 $(PUBLIC_H) $(D)$(includedir)/nibble
 	install -m 644 $(LIB_A) $(D)$(libdir)
@@ -185,6 +192,7 @@ install: all
 
 ## uninstall: removes what install put there
 uninstall:
+	$(place_checked)
 	rm -f $(addprefix $(D)$(libdir)/,libnibble.a libnibble.so $(SONAME) libnibble.so.$(VERSION))
 	rm -f $(addprefix $(D)$(bindir)/,nibble qbench) $(D)$(libdir)/pkgconfig/nibble.pc
 	rm -rf $(D)$(includedir)/nibble $(D)$(CMAKE_DIR)

@@ -8,6 +8,11 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 fail() { echo "install: $*"; exit 1; }
 
+for bad in "PREFIX=/a b" "DESTDIR=$root/a b" PREFIX=here libdir=lib; do
+    make --no-print-directory -n install "$bad" > "$root/bad.txt" 2>&1 && fail "$bad was taken"
+    grep -qF "${bad%%=*}='${bad#*=}'" "$root/bad.txt" || fail "$bad: $(cat "$root/bad.txt")"
+done
+
 prefix=/opt/nibble
 make --no-print-directory install DESTDIR="$root" PREFIX=$prefix V=1
 for file in lib/libnibble.a lib/libnibble.so lib/libnibble.so.0 \

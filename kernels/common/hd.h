@@ -11,6 +11,10 @@
 #define NIB_HD static inline __attribute__((always_inline, unused))
 #endif
 
+#ifdef __FAST_MATH__
+#error "nibble promises the same bits everywhere: build it without -ffast-math and -Ofast"
+#endif
+
 /* memcpy, not a union or a cast: the one type pun that C11, C++17 and nvcc all define. */
 NIB_HD uint32_t nib_bits_of(float x)
 {
