@@ -25,16 +25,29 @@ fi
 
 step() { printf '\n$ %s\n' "$*"; "$@"; }
 
+made=()
+# make_one OUTPUT RUNTIMES OPTIONS...: one checkpoint. The model that is fetched must go into each;
+# a user's own may be of a kind that not every layout can hold.
+make_one() {
+    local dst=$out/$1 for=$2
+    shift 2
+    if step "$nibble" quantize "$model" "$@" --force -o "$dst"; then
+        made+=("$(printf '%-18s for %s' "${dst##*/}" "$for")")
+    elif [ -z "${MODEL:-}" ]; then
+        exit 1
+    fi
+}
+
 step "$nibble" info "$model"
-step "$nibble" quantize "$model" --format nvfp4 --export gguf --force -o "$out/model-nvfp4.gguf"
-step "$nibble" quantize "$model" --format mxfp4 --export gguf --force -o "$out/model-mxfp4.gguf"
-step "$nibble" quantize "$model" --format nvfp4 --export modelopt --force -o "$out/model-modelopt"
-step "$nibble" info "$out/model-modelopt"
+make_one model-nvfp4.gguf llama.cpp --format nvfp4 --export gguf
+make_one model-mxfp4.gguf llama.cpp --format mxfp4 --export gguf
+make_one model-modelopt "TensorRT-LLM, vLLM, SGLang" --format nvfp4 --export modelopt
+if [ "${#made[@]}" = 0 ]; then
+    echo "Nothing could be made of $model (see above)." >&2
+    exit 1
+fi
+[[ ${made[*]} == *model-modelopt* ]] && step "$nibble" info "$out/model-modelopt"
 
-cat <<END
-
-Done. In $out:
-  model-nvfp4.gguf   for llama.cpp        model-modelopt/   for TensorRT-LLM, vLLM, SGLang
-  model-mxfp4.gguf   for llama.cpp
-Next: $nibble quantize --help; MODEL=path make quickstart takes your own model.
-END
+printf '\nDone, %d of 3. In %s:\n' "${#made[@]}" "$out"
+printf '  %s\n' "${made[@]}"
+echo "Next: $nibble quantize --help; MODEL=path make quickstart takes your own model."
