@@ -172,7 +172,7 @@ fill = sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@LIBDIR@|$(libdir)|g' -e 's|@VERSIO
 CMAKE_DIR = $(libdir)/cmake/nibble
 # Blanks would need quoting here, in pkg-config's file and in CMake's; both need absolute paths.
 place_checked = $(foreach v,PREFIX DESTDIR bindir libdir includedir,$(if $(word 2,$($(v))),\
-                    $(error $(v)='$($(v))': a folder with blanks in its path cannot be installed to)))\
+                    $(error $(v)='$($(v))': a path with blanks cannot be installed to)))\
                 $(foreach v,PREFIX bindir libdir includedir,$(if $(filter /%,$($(v))),,\
                     $(error $(v)='$($(v))' is not an absolute path)))
 
