@@ -5,6 +5,7 @@
  * formulas of nibble/format.h in plain C floats.
  */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -236,5 +237,85 @@ NIB_TEST(QuantizeKernel, RandomWordsGoByRowTimesColsPlusCol) /* not by the strid
             ops->quantize(&launch, &src, &request, &packed);
             EXPECT(memcmp(codes[0], codes[i], sizeof codes[0]) == 0, "%s, shape %d", ops->name, i);
         }
+    }
+}
+
+/* Statistics of x against codes in the order of the definition, without any of its shortcuts. */
+static nib_quantize_report plain_stats(const float *x, int64_t cols, const nib_packed *p)
+{
+    nib_quantize_report r = { .elements = (uint64_t)cols };
+    for (int64_t c = 0; c < cols; c++) {
+        const int code = p->codes[c / 2] >> c % 2 * 4 & 15;
+        const float step = (float)e4m3_value(p->scales[c / 16]) * *p->tensor_scale;
+        const float value = (float)e2m1_value(code) * step, d = x[c] - value;
+        r.nonfinite += isfinite(x[c]) ? 0 : 1;
+        if (!isfinite(x[c])) continue;
+        r.flushed += value == 0.0f && x[c] != 0.0f;
+        r.saturated += (code & 7) == 7 && fabsf(x[c]) > fabsf(value);
+        r.max_error = fmax(r.max_error, fabs((double)d));
+        r.sum_sq_error += (double)d * (double)d;
+        r.sum_sq += (double)x[c] * (double)x[c];
+    }
+    return r;
+}
+
+static void check_stats(const float *x, int64_t cols, const nib_packed *p, const char *what)
+{
+    const nib_backend *tables[] = { &nib_backend_cpu_portable, nib_backend_cpu_avx2() };
+    const nib_matrix src = { (void *)(uintptr_t)x, NIB_F32, 1, cols, cols };
+    const nib_quantize_report e = plain_stats(x, cols, p);
+    for (int i = 0; i < 4 && tables[i / 2]; i++) { /* with counts, and without */
+        nib_quantize_report r = { .size = sizeof r, .without_counts = (uint32_t)i % 2 };
+        const nib_launch launch = { .threads = 1 };
+        uint64_t codes = 0, scales = 0;
+        tables[i / 2]->quantize_stats(&launch, &src, p, &r);
+        for (int k = 0; k < 256; k++) codes += r.code_count[k], scales += r.scale_count[k];
+        EXPECT(codes == (i % 2 ? 0 : e.elements - e.nonfinite)
+                   && scales == (i % 2 ? 0u : (uint64_t)(cols + 15) / 16),
+               "%s, %s: %llu codes, %llu scales", tables[i / 2]->name, what,
+               (unsigned long long)codes, (unsigned long long)scales);
+        EXPECT(r.nonfinite == e.nonfinite && r.flushed == e.flushed && r.saturated == e.saturated,
+               "%s, %s: %llu flushed for %llu, %llu saturated for %llu", tables[i / 2]->name, what,
+               (unsigned long long)r.flushed, (unsigned long long)e.flushed,
+               (unsigned long long)r.saturated, (unsigned long long)e.saturated);
+        EXPECT(r.max_error == e.max_error, "%s, %s: %a for %a", tables[i / 2]->name, what,
+               r.max_error, e.max_error);
+        EXPECT(fabs(r.sum_sq_error - e.sum_sq_error) <= 1e-6 * e.sum_sq_error
+                   && fabs(r.sum_sq - e.sum_sq) <= 1e-6 * e.sum_sq,
+               "%s, %s: %g of %g for %g of %g", tables[i / 2]->name, what, r.sum_sq_error,
+               r.sum_sq, e.sum_sq_error, e.sum_sq);
+    }
+}
+
+/* Codes and scales at random: what no quantizer makes must be told right as well. */
+NIB_TEST(QuantizeKernel, StatisticsOfEverySizeAndOfStrangeCodes)
+{
+    enum { COLS = 5 * 1024 + 333 };
+    static float x[COLS];
+    static uint8_t codes[COLS / 2 + 1], scales[COLS / 16 + 1];
+    const int powers[] = { 0, -30, -48, -52, -64, -80, -100, -126, -140, 50, 58, 62, 64, 100, 126 };
+    for (int i = 0; i < 15 * 4; i++) {
+        float t = ldexpf(1.0f, powers[i / 4] - 8);
+        char what[40];
+        snprintf(what, sizeof what, "2^%d, kind %d", powers[i / 4], i % 4);
+        for (int c = 0; c < COLS; c++) {
+            const int code = (int)(8 + 8 * next_unit()) & 15;
+            if (c % 2 == 0) codes[c / 2] = 0;
+            codes[c / 2] |= (uint8_t)(code << c % 2 * 4);
+            if (c % 16 == 0)
+                scales[c / 16] = i % 4 == 1 && c / 16 % 5 == 0 ? 0 : (uint8_t)(40 + (c / 16) % 60);
+            const float step = (float)e4m3_value(scales[c / 16]) * t;
+            const float value = (float)e2m1_value(code) * step;
+            x[c] = i % 4 == 2          ? value                     /* all exact */
+                 : c / 1024 == 2       ? 0.0f                      /* a piece of zeros */
+                 : i % 4 == 3          ? value + step * next_unit() * 1e-6f
+                 : next_unit() > 0.9f  ? 0.0f
+                                       : value + step * next_unit();
+            if (!isfinite(x[c])) x[c] = 1.0f;
+        }
+        if (i % 4 == 1) x[4 * 1024 + 5] = NAN, x[7] = i % 8 == 1 ? INFINITY : x[7];
+        const nib_packed packed = { sizeof packed, NIB_NVFP4, NIB_CODES_PAIRS, NIB_SCALES_LINEAR,
+                                    1, COLS, codes, sizeof codes, scales, &t };
+        check_stats(x, COLS, &packed, what);
     }
 }

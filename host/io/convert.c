@@ -114,11 +114,13 @@ static nib_status amax_work(void *context, const nib_panel *p, nib_panel_result 
     const converter *c = context;
     nib_matrix m;
     uint64_t nonfinite = 0;
+    const double start = now();
     NIB_TRY(load(c, p, &m));
     NIB_TRY(nib_amax(p->exec, &m, &result->amax, &nonfinite));
     if (nonfinite && c->options->nonfinite == NIB_NONFINITE_REFUSE)
         return refuse_nonfinite(p, &m);
     if (c->release) nib_logical_release(p->item->src, p->first, p->n);
+    result->seconds_amax = now() - start;
     return NIB_OK;
 }
 
@@ -126,6 +128,7 @@ static nib_status amax_merge(void *context, const nib_panel *p, const nib_panel_
 {
     converter *c = context;
     if (result->amax > c->amax) c->amax = result->amax;
+    c->report->seconds_amax += result->seconds_amax;
     return tick(c, NIB_STAGE_AMAX, p->item, 0);
 }
 
@@ -181,6 +184,7 @@ static nib_status quantize_work(void *context, const nib_panel *p, nib_panel_res
         .scales = p->buffers->scales, .tensor_scale = has_tensor_scale ? &tensor_scale : NULL };
     NIB_TRY(nib_quantize(p->exec, &m, &options, &packed));
     const double t1 = now();
+    result->error.without_counts = !o->counts;
     NIB_TRY(nib_quantize_stats(p->exec, &m, &packed, &result->error));
     const double t2 = now();
     if (result->error.nonfinite && o->nonfinite == NIB_NONFINITE_REFUSE)
@@ -209,6 +213,7 @@ static nib_status quantize_merge(void *context, const nib_panel *p,
 static nib_status quantize_item(converter *c, const nib_plan_item *item)
 {
     const nib_checkpoint_options *o = c->options;
+    c->tensor->error.without_counts = !o->counts;
     NIB_TRY(nib_panels_run(&c->pool, item, quantize_work, quantize_merge, c));
     if (item->out[NIB_ROLE_TENSOR_SCALE] < 0) return NIB_OK;
     float encode, decode;
@@ -330,13 +335,11 @@ static nib_status run_unit(converter *c, const nib_plan_unit *unit)
     c->dtype = unit_dtype(c, unit);
     c->release = bytes > RELEASE_BYTES;
     c->amax = 0.0f;
-    const double start = now();
     if (todo && nib_format_has_tensor_scale(c->options->format)
         && plan->items[plan->order[unit->first]].quantize)
         for (size_t i = unit->first; i < end; i++)
             NIB_TRY(nib_panels_run(&c->pool, &plan->items[plan->order[i]], amax_work, amax_merge,
                                    c));
-    c->report->seconds_amax += now() - start;
     for (size_t i = unit->first; i < end; i++) NIB_TRY(run_item(c, i));
     return NIB_OK;
 }
@@ -351,9 +354,10 @@ nib_status nib_convert_run(const nib_exec *exec, const nib_checkpoint_options *o
     int64_t max_cols = 0;
     for (size_t i = 0; i < plan->n_order; i++) {
         const nib_logical *t = plan->items[plan->order[i]].src;
-        if (t->cols > max_cols) max_cols = t->cols;
+        if (t->rows > 0 && t->cols > max_cols) max_cols = t->cols; /* 0 x 2^62 needs none */
     }
     nib_status status = nib_panel_pool_open(exec, max_cols, &c.pool);
+    report->threads = c.pool.threads;
     if (!c.files) status = nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory for the files");
     for (size_t i = 0; i < plan->n_files && status == NIB_OK; i++) {
         const nib_out_file *file = &plan->files[i];

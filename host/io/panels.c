@@ -50,6 +50,7 @@ void nib_panel_add_error(nib_quantize_report *sum, const nib_quantize_report *pa
     sum->sum_sq_error += part->sum_sq_error;
     sum->sum_sq += part->sum_sq;
     if (part->max_error > sum->max_error) sum->max_error = part->max_error;
+    if (part->without_counts) return;
     for (int i = 0; i < 256; i++) {
         sum->code_count[i] += part->code_count[i];
         sum->scale_count[i] += part->scale_count[i];

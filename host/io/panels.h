@@ -25,7 +25,7 @@ typedef struct nib_panel_buffers {
 typedef struct nib_panel_result {
     float               amax;
     nib_quantize_report error;
-    double              seconds_quantize, seconds_stats, seconds_write;
+    double              seconds_amax, seconds_quantize, seconds_stats, seconds_write;
 } nib_panel_result;
 
 /* Rows first..first+n-1. exec: for one thread. */

@@ -9,13 +9,15 @@
 /* JSON has no Inf: an error of nothing has no SNR. */
 static json_t *number_or_null(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
-static json_t *counts(const uint64_t *count, int n)
+/* Nothing if nobody counted. */
+static void set_counts(json_t *j, const char *name, const uint64_t count[256])
 {
-    int last = n;
+    int last = 256;
     while (last > 0 && count[last - 1] == 0) last--;
+    if (!last) return;
     json_t *array = json_array();
     for (int i = 0; i < last; i++) json_array_append_new(array, json_integer((json_int_t)count[i]));
-    return array;
+    json_object_set_new(j, name, array);
 }
 
 static json_t *tensor_json(const nib_tensor_report *t)
@@ -39,8 +41,8 @@ static json_t *tensor_json(const nib_tensor_report *t)
     json_object_set_new(j, "nonfinite", json_integer((json_int_t)e->nonfinite));
     json_object_set_new(j, "flushed", json_integer((json_int_t)e->flushed));
     json_object_set_new(j, "saturated", json_integer((json_int_t)e->saturated));
-    json_object_set_new(j, "code_count", counts(e->code_count, 256));
-    json_object_set_new(j, "scale_count", counts(e->scale_count, 256));
+    set_counts(j, "code_count", e->code_count);
+    set_counts(j, "scale_count", e->scale_count);
     return j;
 }
 
@@ -53,11 +55,11 @@ static json_t *report_json(const char *command, const nib_checkpoint_report *r,
     json_t *seconds = json_pack("{s:f,s:f,s:f,s:f,s:f}", "total", r->seconds, "amax",
                                 r->seconds_amax, "quantize", r->seconds_quantize, "stats",
                                 r->seconds_stats, "write", r->seconds_write);
-    return json_pack("{s:s,s:s,s:s,s:s*,s:I,s:I,s:I,s:b,s:o,s:o}", "command", command, "version",
+    return json_pack("{s:s,s:s,s:s,s:s*,s:I,s:I,s:I,s:b,s:i,s:o,s:o}", "command", command, "version",
                      nib_version(), "source", source, "target", target, "source_bytes",
                      (json_int_t)r->source_bytes, "stored_bytes", (json_int_t)r->stored_bytes,
                      "nonfinite", (json_int_t)r->nonfinite, "source_quantized",
-                     r->source_quantized, "seconds", seconds, "tensors", tensors);
+                     r->source_quantized, "threads", r->threads, "seconds", seconds, "tensors", tensors);
 }
 
 int nibble_write_json(const char *path, const char *command, const nib_checkpoint_report *report,

@@ -16,7 +16,7 @@ typedef struct quantize_args {
 
 enum { OPT_EXPORT = 256, OPT_METHOD, OPT_RULES, OPT_CHOICE, OPT_BLOCK, OPT_ROUNDING, OPT_SEED,
        OPT_NONFINITE, OPT_KEEP, OPT_INCLUDE, OPT_EXCLUDE, OPT_FILE_SIZE, OPT_SHARD, OPT_RESUME,
-       OPT_DRY };
+       OPT_DRY, OPT_COUNTS };
 
 static const struct argp_option options[] = {
     { NULL, 0, NULL, 0, "What is made:", 1 },
@@ -50,6 +50,7 @@ static const struct argp_option options[] = {
     { "resume", OPT_RESUME, NULL, 0, "Go on where a stopped run with the same arguments was", 4 },
     { "force", 'f', NULL, 0, "Replace what stands under DST", 4 },
     { "json", 'j', "FILE", 0, "Write all figures as JSON, - for standard output", 4 },
+    { "counts", OPT_COUNTS, NULL, 0, "Count the uses of codes and scales for --json", 4 },
     { "quiet", 'q', NULL, 0, "No progress and no summary", 4 },
     { 0 },
 };
@@ -119,6 +120,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 't': a->threads = (int)nibble_number(me, "--threads", arg, 0, 1024); return 0;
     case OPT_SHARD: parse_shard(arg, o); return 0;
     case OPT_DRY: o->dry_run = 1; return 0;
+    case OPT_COUNTS: o->counts = 1; return 0;
     case OPT_RESUME: o->resume = 1; return 0;
     case 'f': o->force = 1; return 0;
     case 'j': a->json = arg; return 0;

@@ -81,6 +81,8 @@ typedef struct nib_checkpoint_options {
     void               (*progress)(void *user, const nib_progress *state); /* or NULL */
     void                *user;
     const volatile int  *cancel;       /* or NULL; not 0: stop soon with NIB_ERR_CANCELLED */
+    int32_t              counts;       /* 1: count the uses of codes and scales, which takes a
+                                          little longer; 0: the counts in reports are zeros */
 } nib_checkpoint_options;
 
 /* One source tensor in a report. Strings belong to the report. */
@@ -96,7 +98,8 @@ typedef struct nib_tensor_report {
     uint64_t    source_bytes, stored_bytes; /* stored: codes and all scales */
     float       tensor_scale;  /* multiplier; 1 without one */
     nib_quantize_report error; /* zeros if not quantized or in a dry run; counts of codes and
-                                  scales are zeros for tensors that a resumed run found done */
+                                  scales are zeros without options->counts, and for tensors
+                                  that a resumed run found done */
 } nib_tensor_report;
 
 typedef struct nib_checkpoint_report {
@@ -106,8 +109,11 @@ typedef struct nib_checkpoint_report {
     nib_tensor_report *tensors;
     uint64_t           source_bytes, stored_bytes;
     uint64_t           nonfinite;
-    double             seconds;          /* whole call */
+    double             seconds;          /* of the clock, whole call */
     double             seconds_amax, seconds_quantize, seconds_stats, seconds_write;
+                                         /* summed over threads, so that they may exceed
+                                            seconds; pages' arrival counts where they are read */
+    int32_t            threads;          /* that worked; 0 if none was needed */
 } nib_checkpoint_report;
 
 /* Quantizes the model at src into dst.

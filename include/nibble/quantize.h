@@ -122,8 +122,8 @@ nib_status nib_relayout_scales(const nib_exec *exec, int64_t rows, int64_t scale
                                nib_scale_layout from, const uint8_t *src,
                                nib_scale_layout to, uint8_t *dst);
 
-/* What quantizing cost. Host memory. x - value is rounded to f32; sums run in f64, in one fixed
- * order. */
+/* What quantizing cost. Host memory. x - value is rounded to f32. Squares are added in one fixed
+ * order, a few of them in f32 and those sums in f64: within 1e-6 of the exact sum, relatively. */
 typedef struct nib_quantize_report {
     uint32_t size;            /* sizeof(nib_quantize_report) */
     uint32_t without_counts;  /* in: 1 leaves code_count and scale_count alone, which is faster;

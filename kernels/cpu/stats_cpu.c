@@ -134,9 +134,9 @@ static void add_uses(nib_quantize_report *report, const nib_stats_uses *uses)
 }
 
 /* First task of a part: count * g / parts, without overflow. */
-static int64_t part_begin(int64_t count, int g)
+static int64_t part_begin(int64_t count, int g, int parts)
 {
-    return count / NIB_STATS_PARTS * g + count % NIB_STATS_PARTS * g / NIB_STATS_PARTS;
+    return count / parts * g + count % parts * g / parts;
 }
 
 static double sum8(const double *p)
@@ -172,6 +172,8 @@ nib_status nib_stats_run(const nib_launch *launch, const nib_matrix *src, const 
     const nib_tasks tasks = nib_tasks_of(src->rows, src->cols);
     const int threads = nib_task_threads(&tasks, launch->threads);
     double error[NIB_STATS_PARTS], square[NIB_STATS_PARTS];
+    const int parts = tasks.count < 1 ? 1
+                    : tasks.count < NIB_STATS_PARTS ? (int)tasks.count : NIB_STATS_PARTS;
     nib_stats_counts all = { 0 };
     const int with_uses = !report->without_counts;
 #pragma omp parallel num_threads(threads)
@@ -180,9 +182,9 @@ nib_status nib_stats_run(const nib_launch *launch, const nib_matrix *src, const 
         nib_stats_uses uses;
         if (with_uses) memset(&uses, 0, sizeof uses);
 #pragma omp for schedule(dynamic)
-        for (int g = 0; g < NIB_STATS_PARTS; g++) {
-            const int64_t begin = part_begin(tasks.count, g);
-            const int64_t end = part_begin(tasks.count, g + 1);
+        for (int g = 0; g < parts; g++) {
+            const int64_t begin = part_begin(tasks.count, g, parts);
+            const int64_t end = part_begin(tasks.count, g + 1, parts);
             nib_stats_sums sums = { { 0 }, { 0 } };
             for (int64_t i = begin; i < end; i++) {
                 const nib_task t = nib_task_at(&tasks, i);
@@ -201,7 +203,7 @@ nib_status nib_stats_run(const nib_launch *launch, const nib_matrix *src, const 
             if (with_uses) add_uses(report, &uses);
         }
     }
-    for (int g = 1; g < NIB_STATS_PARTS; g++) {
+    for (int g = 1; g < parts; g++) {
         error[0] += error[g];
         square[0] += square[g];
     }
