@@ -73,6 +73,20 @@ NIB_TEST(ModelOpen, DivisorWithoutReciprocal)
     temp_dir_remove(&dir);
 }
 
+NIB_TEST(ModelOpen, NoRowsOfManyColumns) /* take no memory */
+{
+    const fixture_tensor t = { "a.weight", NIB_TT_F32, 2, { 0, INT64_C(1) << 60 }, 1.0f, NULL };
+    begin("empty.safetensors");
+    REQUIRE(fixture_safetensors(path, &t, 1), "%s", path);
+    EXPECT(fixture_quantize(path, dst, NIB_EXPORT_MODELOPT, NIB_NVFP4) == NIB_OK, "%s",
+           nib_last_error());
+    nib_checkpoint_report *r = NULL;
+    EXPECT(nib_checkpoint_compare(fixture_exec(0), path, dst, NULL, &r) == NIB_OK, "%s",
+           nib_last_error());
+    nib_checkpoint_report_free(r);
+    temp_dir_remove(&dir);
+}
+
 NIB_TEST(ModelOpen, NullPatterns)
 {
     const char *patterns[] = { "*", NULL };

@@ -127,7 +127,8 @@ nib_status nib_compare_run(const nib_exec *exec, const nib_model *a, const nib_m
 {
     int64_t max_cols = 0;
     for (size_t i = 0; i < a->count; i++)
-        if (a->tensors[i].cols > max_cols) max_cols = a->tensors[i].cols;
+        if (a->tensors[i].rows > 0 && a->tensors[i].cols > max_cols)
+            max_cols = a->tensors[i].cols;
     nib_panel_pool pool;
     const nib_logical **sorted = sorted_tensors(b);
     nib_checkpoint_report *r = nib_report_new(a->count);
