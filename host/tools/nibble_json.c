@@ -55,11 +55,12 @@ static json_t *report_json(const char *command, const nib_checkpoint_report *r,
     json_t *seconds = json_pack("{s:f,s:f,s:f,s:f,s:f}", "total", r->seconds, "amax",
                                 r->seconds_amax, "quantize", r->seconds_quantize, "stats",
                                 r->seconds_stats, "write", r->seconds_write);
-    return json_pack("{s:s,s:s,s:s,s:s*,s:I,s:I,s:I,s:b,s:i,s:o,s:o}", "command", command, "version",
-                     nib_version(), "source", source, "target", target, "source_bytes",
-                     (json_int_t)r->source_bytes, "stored_bytes", (json_int_t)r->stored_bytes,
-                     "nonfinite", (json_int_t)r->nonfinite, "source_quantized",
-                     r->source_quantized, "threads", r->threads, "seconds", seconds, "tensors", tensors);
+    return json_pack("{s:s,s:s,s:s,s:s*,s:I,s:I,s:I,s:b,s:i,s:o,s:o}", "command", command,
+                     "version", nib_version(), "source", source, "target", target,
+                     "source_bytes", (json_int_t)r->source_bytes, "stored_bytes",
+                     (json_int_t)r->stored_bytes, "nonfinite", (json_int_t)r->nonfinite,
+                     "source_quantized", r->source_quantized, "threads", r->threads, "seconds",
+                     seconds, "tensors", tensors);
 }
 
 int nibble_write_json(const char *path, const char *command, const nib_checkpoint_report *report,

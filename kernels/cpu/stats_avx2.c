@@ -133,6 +133,7 @@ INLINE void group(int dtype, const uint8_t *x, const uint8_t *codes, const float
     const int size = dtype == NIB_DT_F32 ? 4 : 2;
     const __m256i one = _mm256_set1_epi8(1), seven = _mm256_set1_epi8(7);
     __m256 error0 = _mm256_setzero_ps(), error1 = error0, square0 = error0, square1 = error0;
+#pragma GCC unroll 4 /* 5 % of the time on Zen 5 */
     for (int i = 0; i < n; i += STEP, x += STEP * size, step += 2, limit += 2) {
         __m256 e0, o0, e1, o1, d0[2], d1[2];
         __m256i v0, v1, past0, past1, some; /* some: 1 where x is not 0 */
