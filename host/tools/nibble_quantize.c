@@ -176,10 +176,11 @@ static void print_summary(const quantize_args *a, const nib_checkpoint_report *r
 {
     char format[48];
     double weights = 0, quantized_weights = 0, quantized_bytes = 0;
-    uint64_t n_quantized = 0;
+    uint64_t n_quantized = 0, n_fused = 0;
     for (uint64_t i = 0; i < r->n_tensors; i++) {
         const nib_tensor_report *t = &r->tensors[i];
         weights += (double)t->elements;
+        n_fused += !t->quantized && t->n_dims == 3 && strstr(t->name, "experts");
         if (!t->quantized) continue;
         n_quantized++;
         quantized_weights += (double)t->elements;
@@ -195,6 +196,9 @@ static void print_summary(const quantize_args *a, const nib_checkpoint_report *r
     printf("  bits per weight  %.3f in quantized tensors, %.3f over all\n",
            quantized_weights > 0 ? 8 * quantized_bytes / quantized_weights : 0,
            weights > 0 ? 8 * (double)r->stored_bytes / weights : 0);
+    if (n_fused)
+        printf("  fused experts    %llu tensors kept: [experts, in, out], blocks would run along "
+               "the output\n", (unsigned long long)n_fused);
     if (a->o.dry_run) return;
     printf("  time             %.2f s, of them %.2f s writing\n", r->seconds, r->seconds_write);
     if (r->nonfinite)

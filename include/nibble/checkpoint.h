@@ -4,7 +4,8 @@
  * in one of the layouts below), single safetensors files, or GGUF files. Every function here is
  * synchronising, reads through memory maps, and holds a few panels of rows at a time whatever
  * the model's size. Output is written aside (".NAME.nibble-partial" beside NAME), synced and
- * renamed: nothing half-written ever stands under its final name.
+ * renamed: nothing half-written ever stands under its final name. A source must not be cut short
+ * by others while it is read: like every memory map, that ends in SIGBUS.
  *
  * Statuses that all share: NIB_ERR_ARGUMENT for a NULL pointer, an unknown enum or a size below
  * the first version's; NIB_ERR_IO with the system's words; NIB_ERR_FORMAT for a file that breaks
