@@ -313,9 +313,38 @@ NIB_TEST(QuantizeKernel, StatisticsOfEverySizeAndOfStrangeCodes)
                                        : value + step * next_unit();
             if (!isfinite(x[c])) x[c] = 1.0f;
         }
+        codes[COLS / 2] |= 0xf0; /* beyond the last column */
         if (i % 4 == 1) x[4 * 1024 + 5] = NAN, x[7] = i % 8 == 1 ? INFINITY : x[7];
         const nib_packed packed = { sizeof packed, NIB_NVFP4, NIB_CODES_PAIRS, NIB_SCALES_LINEAR,
                                     1, COLS, codes, sizeof codes, scales, &t };
         check_stats(x, COLS, &packed, what);
+    }
+}
+
+/* One square of 2^-100 lets sums run in f32; the others underflow there, where a fused sum has
+ * one rounding and not two. */
+NIB_TEST(QuantizeKernel, StatisticsOfSquaresThatUnderflowAreTheSame)
+{
+    const nib_backend *avx2 = nib_backend_cpu_avx2();
+    if (!avx2) SKIP("no AVX2");
+    static uint16_t x[1024];
+    static uint8_t codes[512], scales[64];
+    for (int i = 0; i < 300; i++) {
+        for (int c = 0; c < 1024; c++) {
+            const float v = c ? ldexpf(next_unit(), -61 - (i + c % 3) % 8) : 0x1.2p-50f;
+            uint32_t bits;
+            memcpy(&bits, &v, 4);
+            x[c] = (uint16_t)(bits >> 16);
+        }
+        float t = 1.0f;
+        const nib_matrix src = { x, NIB_BF16, 1, 1024, 1024 };
+        const nib_packed packed = { sizeof packed, NIB_NVFP4, NIB_CODES_PAIRS, NIB_SCALES_LINEAR,
+                                    1, 1024, codes, sizeof codes, scales, &t };
+        const nib_launch launch = { .threads = 1 };
+        nib_quantize_report a = { .size = sizeof a }, b = a;
+        memset(scales, 0x38, sizeof scales);
+        nib_backend_cpu_portable.quantize_stats(&launch, &src, &packed, &a);
+        avx2->quantize_stats(&launch, &src, &packed, &b);
+        EXPECT(memcmp(&a, &b, sizeof a) == 0, "%a for %a", b.sum_sq, a.sum_sq);
     }
 }
