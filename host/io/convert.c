@@ -15,8 +15,6 @@
 
 #include "host/io/panels.h"
 
-/* Above this the first pass hands its pages back, so that resident memory stays bounded. */
-#define RELEASE_BYTES ((uint64_t)64 << 20)
 enum { COPY_BYTES = 8 << 20 };
 
 typedef struct converter {
@@ -29,7 +27,6 @@ typedef struct converter {
     nib_progress                  progress;
     /* of the tensor at work */
     nib_dtype                     dtype;  /* of its panels */
-    int                           release;
     float                         amax;
     nib_tensor_report            *tensor;
 } converter;
@@ -119,7 +116,6 @@ static nib_status amax_work(void *context, const nib_panel *p, nib_panel_result 
     NIB_TRY(nib_amax(p->exec, &m, &result->amax, &nonfinite));
     if (nonfinite && c->options->nonfinite == NIB_NONFINITE_REFUSE)
         return refuse_nonfinite(p, &m);
-    if (c->release) nib_logical_release(p->item->src, p->first, p->n);
     result->seconds_amax = now() - start;
     return NIB_OK;
 }
@@ -322,18 +318,15 @@ static nib_status run_item(converter *c, size_t i)
     return NIB_OK;
 }
 
+/* The first pass leaves a unit's pages mapped for the second: at most three tensors, and mapping
+ * them again would cost as much as quantizing them. */
 static nib_status run_unit(converter *c, const nib_plan_unit *unit)
 {
     const nib_plan *plan = c->plan;
     const size_t end = unit->first + unit->count;
-    uint64_t bytes = 0;
     int todo = 0;
-    for (size_t i = unit->first; i < end; i++) {
-        bytes += plan->items[plan->order[i]].src->bytes;
-        todo |= !step_done(c, &c->report->tensors[i]);
-    }
+    for (size_t i = unit->first; i < end; i++) todo |= !step_done(c, &c->report->tensors[i]);
     c->dtype = unit_dtype(c, unit);
-    c->release = bytes > RELEASE_BYTES;
     c->amax = 0.0f;
     if (todo && nib_format_has_tensor_scale(c->options->format)
         && plan->items[plan->order[unit->first]].quantize)
