@@ -302,8 +302,10 @@ NIB_TEST(QuantizeKernel, StatisticsOfEverySizeAndOfStrangeCodes)
             const int code = (int)(8 + 8 * next_unit()) & 15;
             if (c % 2 == 0) codes[c / 2] = 0;
             codes[c / 2] |= (uint8_t)(code << c % 2 * 4);
-            if (c % 16 == 0)
-                scales[c / 16] = i % 4 == 1 && c / 16 % 5 == 0 ? 0 : (uint8_t)(40 + (c / 16) % 60);
+            if (c % 16 == 0) {
+                const int zero = i % 4 == 1 && c / 16 % 5 == 0;
+                scales[c / 16] = (uint8_t)(zero ? 0 : 40 + (c / 16) % 60);
+            }
             const float step = (float)e4m3_value(scales[c / 16]) * t;
             const float value = (float)e2m1_value(code) * step;
             x[c] = i % 4 == 2          ? value                     /* all exact */
