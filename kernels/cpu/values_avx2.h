@@ -13,21 +13,30 @@ static inline int nib_has_values32(const nib_packed *p)
         && p->code_order == NIB_CODES_PAIRS;
 }
 
-/* 16 bytes of codes to 32 values, in order. */
+/* 16 bytes of codes to 32 values, in order. Each E2M1 value is a bf16, the upper half of an f32:
+ * two byte shuffles find its halves. Lane 0 takes the codes 0..3, 8..11, ... and lane 1 the codes
+ * 4..7, 12..15, ..., so that unpacking within lanes leaves eight values in a row. */
 static inline __attribute__((always_inline)) void nib_values32(const uint8_t *codes, __m256 v[4])
 {
-    const __m128i upper = _mm_setr_epi8(0, 0x38, 0x3c, 0x3e, 0x40, 0x42, 0x44, 0x46, (char)0x80,
-                                        (char)0xb8, (char)0xbc, (char)0xbe, (char)0xc0,
-                                        (char)0xc2, (char)0xc4, (char)0xc6);
-    const __m128i low = _mm_set1_epi8(15), zero = _mm_setzero_si128();
-    const __m128i c = _mm_loadu_si128((const __m128i *)codes);
-    const __m128i even = _mm_shuffle_epi8(upper, _mm_and_si128(c, low));
-    const __m128i odd = _mm_shuffle_epi8(upper, _mm_and_si128(_mm_srli_epi16(c, 4), low));
-    const __m128i first = _mm_unpacklo_epi8(even, odd), second = _mm_unpackhi_epi8(even, odd);
-    v[0] = _mm256_cvtph_ps(_mm_unpacklo_epi8(zero, first));
-    v[1] = _mm256_cvtph_ps(_mm_unpackhi_epi8(zero, first));
-    v[2] = _mm256_cvtph_ps(_mm_unpacklo_epi8(zero, second));
-    v[3] = _mm256_cvtph_ps(_mm_unpackhi_epi8(zero, second));
+    const __m256i lanes = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 0, 1, 4, 5, 8, 9, 12, 13,
+                                           2, 3, 6, 7, 10, 11, 14, 15, 2, 3, 6, 7, 10, 11, 14, 15);
+    const __m256i upper = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+        0, 0x3f, 0x3f, 0x3f, 0x40, 0x40, 0x40, 0x40, (char)0x80, (char)0xbf, (char)0xbf,
+        (char)0xbf, (char)0xc0, (char)0xc0, (char)0xc0, (char)0xc0));
+    const __m256i lower = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+        0, 0, (char)0x80, (char)0xc0, 0, 0x40, (char)0x80, (char)0xc0, 0, 0, (char)0x80,
+        (char)0xc0, 0, 0x40, (char)0x80, (char)0xc0));
+    const __m256i nibble = _mm256_set1_epi8(15), zero = _mm256_setzero_si256();
+    const __m256i both = _mm256_shuffle_epi8(
+        _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)codes)), lanes);
+    const __m256i c = _mm256_unpacklo_epi8(
+        _mm256_and_si256(both, nibble), _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble));
+    const __m256i hi = _mm256_shuffle_epi8(upper, c), lo = _mm256_shuffle_epi8(lower, c);
+    const __m256i first = _mm256_unpacklo_epi8(lo, hi), second = _mm256_unpackhi_epi8(lo, hi);
+    v[0] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, first));
+    v[1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, first));
+    v[2] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, second));
+    v[3] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, second));
 }
 
 /* Scale bytes of blocks k..k+count-1 (k a multiple of 4), side by side and readable up to a
