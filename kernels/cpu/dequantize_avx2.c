@@ -11,6 +11,10 @@
 #include "scale8_avx2.h"
 #include "values_avx2.h"
 
+/* Codes are asked for so far ahead, past the caches, because the stores keep the memory busy: about
+ * 1 % of the rate (Zen 5, 4096 x 4096, five alternating runs). */
+enum { AHEAD_BYTES = 2048 };
+
 enum { CHUNK = 1024, GROUP = 8 /* blocks whose steps are one vector */ };
 
 /* Non-temporal stores pay when the output leaves the caches before anybody reads it; 8 MiB is
@@ -57,6 +61,8 @@ values(int dtype, int stream, const uint8_t *codes, const float *steps, int64_t 
     const int size = dtype == NIB_DT_F32 ? 4 : 2;
     for (int64_t i = 0; i < n; i += 32) {
         __m256 v[4];
+        if (i % 128 == 0)
+            _mm_prefetch((const char *)codes + i / 2 + AHEAD_BYTES, _MM_HINT_NTA);
         nib_values32(codes + i / 2, v);
         const __m256 s0 = _mm256_broadcast_ss(steps + i / 16);
         const __m256 s1 = _mm256_broadcast_ss(steps + i / 16 + 1);
