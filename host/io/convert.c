@@ -201,7 +201,7 @@ static nib_status quantize_merge(void *context, const nib_panel *p,
     nib_panel_add_error(&c->tensor->error, &result->error);
     c->report->seconds_quantize += result->seconds_quantize;
     c->report->seconds_stats += result->seconds_stats;
-    c->report->seconds_write += result->seconds_write;
+    c->report->seconds_write += result->seconds_write / (double)c->pool.threads;
     return tick(c, NIB_STAGE_QUANTIZE, p->item,
                 t->bytes * (uint64_t)p->n / (uint64_t)(t->rows ? t->rows : 1));
 }
@@ -259,7 +259,7 @@ static nib_status copy_merge(void *context, const nib_panel *p, const nib_panel_
 {
     converter *c = context;
     const nib_logical *t = p->item->src;
-    c->report->seconds_write += result->seconds_write;
+    c->report->seconds_write += result->seconds_write / (double)c->pool.threads;
     return tick(c, NIB_STAGE_COPY, p->item,
                 t->bytes * (uint64_t)p->n / (uint64_t)(t->rows ? t->rows : 1));
 }
@@ -352,12 +352,14 @@ nib_status nib_convert_run(const nib_exec *exec, const nib_checkpoint_options *o
     nib_status status = nib_panel_pool_open(exec, max_cols, &c.pool);
     report->threads = c.pool.threads;
     if (!c.files) status = nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory for the files");
+    const double start = now();
     for (size_t i = 0; i < plan->n_files && status == NIB_OK; i++) {
         const nib_out_file *file = &plan->files[i];
         status = nib_output_file(out, plan->target->is_folder ? file->name : NULL,
                                  file->layout.header, file->layout.header_bytes,
                                  file->layout.file_bytes, &c.files[i]);
     }
+    report->seconds_write += now() - start; /* disk space is reserved there */
     for (size_t i = 0; i < plan->n_units && status == NIB_OK; i++)
         status = run_unit(&c, &plan->units[i]);
     nib_panel_pool_close(&c.pool);

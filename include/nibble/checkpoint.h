@@ -111,9 +111,9 @@ typedef struct nib_checkpoint_report {
     uint64_t           source_bytes, stored_bytes;
     uint64_t           nonfinite;
     double             seconds;          /* of the clock, whole call */
-    double             seconds_amax, seconds_quantize, seconds_stats, seconds_write;
-                                         /* summed over threads, so that they may exceed
-                                            seconds; pages' arrival counts where they are read */
+    double             seconds_amax, seconds_quantize, seconds_stats; /* summed over threads */
+    double             seconds_write;    /* wall time: the threads' sum divided among them, and
+                                            creating, syncing and renaming files */
     int32_t            threads;          /* that worked; 0 if none was needed */
 } nib_checkpoint_report;
 
