@@ -1,0 +1,85 @@
+/* golden_kernels.cu: one kernel for each wrapper of ptx.cuh, named for it, so that the PTX of each
+ * can be read by itself; see ptx_golden_test.sh. "want" gives what must stand in it. */
+#include "kernels/cuda/ptx.cuh"
+
+#define SHARED_AND_LANE                                            \
+    NIB_SHARED_DYNAMIC(smem);                                      \
+    unsigned char *const row = smem + 16 * (threadIdx.x % 32)
+
+#define CP_ASYNC(bytes)                                                                   \
+    __global__ void golden_cp_async_##bytes(const unsigned char *src)                     \
+    {                                                                                     \
+        SHARED_AND_LANE;                                                                  \
+        nib_ptx::cp_async<bytes>(row, src + 16 * threadIdx.x, threadIdx.x != 3);          \
+    }
+CP_ASYNC(4)  /* want cp.async.ca.shared.global [%], [%], 4, % */
+CP_ASYNC(8)  /* want cp.async.ca.shared.global [%], [%], 8, % */
+CP_ASYNC(16) /* want cp.async.cg.shared.global [%], [%], 16, % */
+
+/* want cp.async.commit_group */
+__global__ void golden_cp_async_commit() { nib_ptx::cp_async_commit(); }
+/* want cp.async.wait_group 1 */
+__global__ void golden_cp_async_wait() { nib_ptx::cp_async_wait<1>(); }
+/* want cp.async.wait_all */
+__global__ void golden_cp_async_wait_all() { nib_ptx::cp_async_wait_all(); }
+
+#define LDMATRIX(name, matrices, transposed)                                     \
+    __global__ void golden_ldmatrix_##name(uint32_t *out)                        \
+    {                                                                            \
+        SHARED_AND_LANE;                                                         \
+        uint32_t regs[matrices];                                                 \
+        nib_ptx::ldmatrix<matrices, transposed>(regs, row);                      \
+        for (int i = 0; i < matrices; i++) out[i * 32 + threadIdx.x] = regs[i];  \
+    }
+LDMATRIX(x1, 1, false)      /* want ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%}, [%] */
+LDMATRIX(x2, 2, false)      /* want ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%, %}, [%] */
+LDMATRIX(x4, 4, false)      /* want ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%, %, %, %}, [%] */
+LDMATRIX(x1_trans, 1, true) /* want ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%}, [%] */
+LDMATRIX(x2_trans, 2, true) /* want ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%, %}, [%] */
+/* want ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%, %, %, %}, [%] */
+LDMATRIX(x4_trans, 4, true)
+
+#define MMA(name, type, registers)                                                        \
+    __global__ void golden_mma_##name(const uint32_t *in, type *out)                      \
+    {                                                                                     \
+        const uint32_t a[4] = { in[0], in[1], in[2], in[3] }, b[2] = { in[4], in[5] };    \
+        type d[registers] = {};                                                           \
+        nib_ptx::mma_##name(d, a, b);                                                     \
+        for (int i = 0; i < registers; i++) out[i * 32 + threadIdx.x] = d[i];             \
+    }
+MMA(f16_f32, float, 4)    /* want mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 */
+MMA(bf16_f32, float, 4)   /* want mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 */
+MMA(f16_f16, uint32_t, 2) /* want mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 */
+
+/* want bar.sync %, % */
+__global__ void golden_bar_sync(int id) { nib_ptx::bar_sync(id, 64); }
+
+/* want mbarrier.init.shared.b64 [%], % */
+__global__ void golden_mbarrier_init(uint32_t count)
+{
+    NIB_SHARED(uint64_t, bar, );
+    nib_ptx::mbarrier_init(&bar, count);
+}
+/* want mbarrier.arrive.shared.b64 state, [%] */
+__global__ void golden_mbarrier_arrive()
+{
+    NIB_SHARED(uint64_t, bar, );
+    nib_ptx::mbarrier_arrive(&bar);
+}
+/* want mbarrier.test_wait.parity.shared.b64 p, [%], % */
+__global__ void golden_mbarrier_wait(uint32_t parity)
+{
+    NIB_SHARED(uint64_t, bar, );
+    nib_ptx::mbarrier_wait(&bar, parity);
+}
+
+/* want atom.global.acq_rel.gpu.add.u32 %, [%], % */
+__global__ void golden_atom_add_acq_rel(uint32_t *p) { p[1] = nib_ptx::atom_add_acq_rel(p, 3); }
+/* want ld.global.acquire.gpu.u32 %, [%] */
+__global__ void golden_ld_acquire(uint32_t *p) { p[1] = nib_ptx::ld_acquire(p); }
+/* want st.global.release.gpu.u32 [%], % */
+__global__ void golden_st_release(uint32_t *p) { nib_ptx::st_release(p, 3); }
+/* want red.global.relaxed.gpu.add.u32 [%], % */
+__global__ void golden_red_add_relaxed(uint32_t *p) { nib_ptx::red_add_relaxed(p, 3); }
+/* want red.global.relaxed.gpu.max.u32 [%], % */
+__global__ void golden_red_max_relaxed(uint32_t *p) { nib_ptx::red_max_relaxed(p, 3); }
