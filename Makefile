@@ -49,12 +49,15 @@ NIBBLE_SRC := $(wildcard host/tools/nibble*.c)
 QBENCH_SRC := $(wildcard host/tools/qbench*.c)
 TEST_SRC := $(filter-out tests/shim_plain.c,$(wildcard tests/*.c tests/*_test.cc))
 FUZZ_SRC := $(wildcard tests/fuzz/*_fuzz.c)
+EMU_SRC  := $(wildcard tests/emu/*.cc)
+EMU_CU   := $(wildcard kernels/cuda/*.cu tests/emu/*.cu)
 obj       = $(patsubst %,$(BUILD)/%.o,$(1))
 
 LIB_A    := $(BUILD)/libnibble.a
 LIB_SO   := $(BUILD)/libnibble.so
 TOOLS    := $(if $(NIBBLE_SRC),$(BUILD)/nibble) $(if $(QBENCH_SRC),$(BUILD)/qbench)
 TESTS    := $(BUILD)/tests/all
+EMULATED := $(BUILD)/tests/emulated
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(FUZZ_SRC))
 export BUILD CC CXX
 
@@ -83,6 +86,12 @@ $(BUILD)/qbench: $(call obj,$(QBENCH_SRC) $(TOOL_SRC)) $(LIB_A)
 	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(TESTS): $(call obj,$(TEST_SRC) tests/shim.cc) $(LIB_A)
 	$(Q)$(CXX) $(ALL_CXXFLAGS) $(LDFLAGS) -fopenmp -o $@ $^ -lgtest -lgtest_main -lpthread $(LDLIBS)
+# Kernel sources as C++ on the emulator. Its own sources tell the thread sanitizer what CUDA orders,
+# and are not watched by it.
+$(EMULATED): $(call obj,$(EMU_SRC) $(EMU_CU) tests/shim.cc)
+	$(Q)$(CXX) $(ALL_CXXFLAGS) $(LDFLAGS) -o $@ $^ -lgtest -lgtest_main -lpthread
+$(call obj,$(EMU_SRC)): override SAN := $(patsubst -fsanitize=thread,-DNIB_EMU_TSAN,$(SAN))
+$(call obj,$(EMU_SRC) $(EMU_CU)): CPPFLAGS += -Itests/emu/include -ffp-contract=off
 $(FUZZERS): $(BUILD)/%: $(BUILD)/tests/fuzz/%.c.o $(LIB_A)
 	$(Q)$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
@@ -101,6 +110,10 @@ $(BUILD)/%.cc.o: %.cc $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(ALL_CPPFLAGS) $(ALL_CXXFLAGS) -c $< -o $@
 
+$(BUILD)/%.cu.o: %.cu $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(ALL_CPPFLAGS) $(ALL_CXXFLAGS) -x c++ -c $< -o $@
+
 # These change only when their text does: other flags or another commit rebuild what they must.
 .PHONY: FORCE
 remember = mkdir -p $(@D); echo '$(1)' | cmp -s - $@ || echo '$(1)' > $@
@@ -114,7 +127,7 @@ $(BUILD)/commit: FORCE
 
 # ---- for people ------------------------------------------------------------------------
 
-.PHONY: quickstart bench test check test-full tests sanitize fuzz fuzzers \
+.PHONY: quickstart bench test check test-full tests emulated sanitize fuzz fuzzers \
         aarch64-test
 ## quickstart: installs what is missing, builds, quantizes a real model (MODEL=path: your own)
 quickstart:
@@ -141,7 +154,10 @@ test-full:
 	@scripts/bootstrap.sh test
 	@+scripts/run_tests.sh test sanitize full fuzz
 
-tests: $(TESTS) $(TOOLS)
+tests: $(TESTS) $(TOOLS) $(EMULATED)
+
+## emulated: builds the kernels' tests on the CPU emulator alone
+emulated: $(EMULATED)
 
 ## sanitize: builds the suite with address and undefined-behaviour checks and runs it
 sanitize:

@@ -93,7 +93,12 @@ style_checks() {
 }
 
 group_check() {
-    build "build" all tests && suite "test suite" "$BUILD/tests/all"
+    if build "build" all tests; then
+        suite "test suite" "$BUILD/tests/all"
+        rm -f "$logs/kernels_emulated"
+        NIB_EMU_REPORT=$logs/kernels_emulated suite "kernels, emulated" "$BUILD/tests/emulated"
+        echo "      $(sort -u "$logs/kernels_emulated" | wc -l) kernels ran on the emulator"
+    fi
     style_checks
 }
 
@@ -121,7 +126,8 @@ group_sanitize() {
     local checks="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
     build "build with sanitizers" tests BUILD="$BUILD/sanitize" SAN="$checks" &&
         ASAN_OPTIONS=detect_stack_use_after_return=1 \
-            suite "test suite, sanitized" "$BUILD/sanitize/tests/all"
+            suite "test suite, sanitized" "$BUILD/sanitize/tests/all" &&
+        suite "kernels, emulated, sanitized" "$BUILD/sanitize/tests/emulated"
 }
 
 # A suite built again with other means: the bits must stay.

@@ -1,0 +1,31 @@
+/* emu_launch.h: NIB_LAUNCH for a C++ compiler. */
+#ifndef NIB_EMU_LAUNCH_H
+#define NIB_EMU_LAUNCH_H
+
+#include "tests/emu/emu_api.h"
+#include "tests/emu/emu_types.h"
+
+#include <functional>
+#include <tuple>
+
+namespace nib_emu {
+
+void launch(const char *name, const void *function, dim3 grid, dim3 block, size_t smem_bytes,
+            cudaStream_t stream, std::function<void()> body);
+
+/* Arguments are converted and copied at the launch, as on a GPU: the kernel runs later. */
+template <class... Parameters, class... Arguments>
+void launch_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                   size_t smem_bytes, cudaStream_t stream, Arguments &&...arguments)
+{
+    std::tuple<std::decay_t<Parameters>...> copy(std::forward<Arguments>(arguments)...);
+    launch(name, (const void *)kernel, grid, block, smem_bytes, stream,
+           [kernel, copy] { std::apply(kernel, copy); });
+}
+
+} // namespace nib_emu
+
+#define NIB_LAUNCH(kernel, grid, block, smem_bytes, stream, ...) \
+    nib_emu::launch_kernel(#kernel, kernel, grid, block, smem_bytes, stream, ##__VA_ARGS__)
+
+#endif
