@@ -159,8 +159,14 @@ full_floats() {
     NIB_TEST_FULL=1 suite "every f32, and 100 kills" "$BUILD/tests/all" \
         --gtest_filter='*AllFloats*:NibbleKill.*'
 }
+# Every seeded bug of the emulator's table, the thread sanitizer as race checker among the means.
+full_emulator() {
+    build "build" tests || return
+    EMU_BUGS=all step "emu_bugs_test, all means" tests/emu_bugs_test.sh
+    suite "kernels, emulated, random order" env NIB_EMU_SCHEDULE=random "$BUILD/tests/emulated"
+}
 group_full() {
-    local parts=(clang native plain threads tsan floats) part
+    local parts=(clang native plain threads tsan floats emulator) part
     if [ -n "${FULL_PART:-}" ]; then
         parts=("${parts[FULL_PART % ${#parts[@]}]}")
     fi
