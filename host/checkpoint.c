@@ -9,6 +9,7 @@
 #include "host/io/merge.h"
 #include "host/io/report.h"
 #include "internal.h"
+#include "trace.h"
 
 enum { OPTIONS_V1 = sizeof(nib_checkpoint_options) };
 
@@ -106,6 +107,7 @@ nib_status nib_checkpoint_quantize(const nib_exec *exec, const char *src, const 
                                    const nib_checkpoint_options *options,
                                    nib_checkpoint_report **report)
 {
+    NIB_TRACE_NAME();
     if (report) *report = NULL;
     const double start = seconds_now();
     NIB_TRY(check_cpu(exec, "checkpoint_quantize"));
@@ -136,6 +138,7 @@ nib_status nib_checkpoint_quantize(const nib_exec *exec, const char *src, const 
 nib_status nib_checkpoint_merge(const char *const *parts, size_t n_parts, const char *dst,
                                 int32_t force)
 {
+    NIB_TRACE_NAME();
     NIB_REQUIRE(parts && n_parts > 0 && dst, NIB_ERR_ARGUMENT,
                 "checkpoint_merge: no parts, or dst is NULL");
     for (size_t i = 0; i < n_parts; i++)
@@ -145,6 +148,7 @@ nib_status nib_checkpoint_merge(const char *const *parts, size_t n_parts, const 
 
 nib_status nib_checkpoint_info(const char *path, nib_checkpoint_report **report)
 {
+    NIB_TRACE_NAME();
     if (report) *report = NULL;
     NIB_REQUIRE(path && report, NIB_ERR_ARGUMENT, "checkpoint_info: path or report is NULL");
     nib_model *model;
@@ -168,6 +172,7 @@ nib_status nib_checkpoint_compare(const nib_exec *exec, const char *a, const cha
                                   const nib_checkpoint_options *options,
                                   nib_checkpoint_report **report)
 {
+    NIB_TRACE_NAME();
     if (report) *report = NULL;
     NIB_REQUIRE(a && b && report, NIB_ERR_ARGUMENT, "checkpoint_compare: a NULL argument");
     NIB_TRY(check_cpu(exec, "checkpoint_compare"));

@@ -17,11 +17,17 @@ nib_status nib_fail(nib_status status, const char *format, ...)
     do { const nib_status nib_try_ = (call); if (nib_try_ != NIB_OK) return nib_try_; } while (0)
 
 struct nib_device {
-    nib_backend_kind   kind;
-    const nib_backend *ops;
-    int32_t            max_threads;
-    char               description[160];
+    nib_backend_kind       kind;
+    const nib_backend     *ops;
+    const nib_cuda_table  *cuda; /* NULL on the CPU */
+    int32_t                ordinal, debug, max_threads;
+    nib_device_info        info;
+    char                   description[256];
+    char                   reason[NIB_WHY_BYTES];
 };
+
+/* The CUDA backend's table, or NULL; *why then says what is missing, for the whole process. */
+const nib_cuda_table *nib_cuda_library(const char **why);
 
 /* Checks exec and fills in *launch and *ops. what: the public function, for the text. */
 nib_status nib_exec_check(const nib_exec *exec, const char *what, nib_launch *launch,
@@ -30,5 +36,14 @@ nib_status nib_exec_check(const nib_exec *exec, const char *what, nib_launch *la
 nib_status nib_matrix_check(const nib_matrix *matrix, const char *what, const char *name);
 nib_status nib_packed_check(const nib_packed *packed, const char *what, const char *name);
 nib_status nib_rules_check(const nib_rules *rules, const char *what);
+
+/* 1 if exec's backend has nib_quantize_measured. */
+int nib_has_quantize_measured(const nib_exec *exec);
+
+/* nib_quantize, then nib_quantize_stats into *report, in one pass over src. report comes from our
+ * own code: its size is not checked. */
+nib_status nib_quantize_measured(const nib_exec *exec, const nib_matrix *src,
+                                 const nib_quantize_options *options, const nib_packed *dst,
+                                 nib_quantize_report *report);
 
 #endif

@@ -1,9 +1,10 @@
 /* quantize.c: validate, fill in defaults, dispatch. No arithmetic lives here. */
-#include "internal.h"
+#include "dispatch.h"
+#include "trace.h"
 
 enum {
     PACKED_V1 = sizeof(nib_packed),
-    OPTIONS_V1 = sizeof(nib_quantize_options),
+    OPTIONS_V1 = offsetof(nib_quantize_options, scale_rows),
     RULES_V1 = sizeof(nib_rules),
     REPORT_V1 = sizeof(nib_quantize_report)
 };
@@ -77,7 +78,7 @@ nib_status nib_packed_check(const nib_packed *p, const char *what, const char *n
     NIB_REQUIRE(!has == !p->tensor_scale, NIB_ERR_ARGUMENT,
                 has ? "%s: %s->tensor_scale is NULL, but the format has one"
                     : "%s: %s->tensor_scale is given, but the format has none", what, name);
-    return NIB_OK;
+    return nib_pointer_check(p->tensor_scale, sizeof(float), what, "tensor_scale");
 }
 
 nib_status nib_rules_check(const nib_rules *r, const char *what)
@@ -105,7 +106,7 @@ nib_status nib_rules_check(const nib_rules *r, const char *what)
     return NIB_OK;
 }
 
-static nib_status same_shape(const char *what, const nib_matrix *m, const nib_packed *p)
+nib_status nib_shape_check(const char *what, const nib_matrix *m, const nib_packed *p)
 {
     NIB_REQUIRE(m->rows == p->rows && m->cols == p->cols, NIB_ERR_SHAPE,
                 "%s: the matrix is %lld x %lld, the packed one %lld x %lld", what,
@@ -113,16 +114,22 @@ static nib_status same_shape(const char *what, const nib_matrix *m, const nib_pa
     return NIB_OK;
 }
 
-/* A backend says only that it failed; the text is made here. */
-static nib_status dispatched(nib_status status, const char *what, const nib_backend *ops)
+nib_status nib_pointer_check(const void *p, size_t bytes, const char *what, const char *name)
 {
+    NIB_REQUIRE((uintptr_t)p % bytes == 0, NIB_ERR_ALIGNMENT, "%s: %s %p is not aligned to %zu "
+                "bytes", what, name, p, bytes);
+    return NIB_OK;
+}
+
+nib_status nib_dispatched(nib_status status, const char *what, const nib_backend *ops,
+                          const nib_launch *launch)
+{
+    NIB_REQUIRE(status == NIB_OK || !launch->why || !launch->why[0], status, "%s: %s", what,
+                launch->why);
     NIB_REQUIRE(status == NIB_OK, status, "%s: %s from the %s backend", what,
                 nib_status_name(status), ops->name);
     return NIB_OK;
 }
-
-#define NEED(ops, entry, what) \
-    NIB_REQUIRE((ops)->entry, NIB_ERR_UNSUPPORTED, "%s: not in the %s backend", what, (ops)->name)
 
 static nib_status check_choice(nib_format format, nib_scale_choice choice, const char *what)
 {
@@ -136,26 +143,36 @@ static nib_status check_choice(nib_format format, nib_scale_choice choice, const
     return NIB_OK;
 }
 
-static nib_status make_request(const nib_quantize_options *o, nib_format format,
-                               nib_quantize_request *request)
+nib_status nib_request_make(const char *what, const nib_quantize_options *o, nib_format format,
+                            nib_quantize_request *request)
 {
-    *request = (nib_quantize_request){ .scale_choice = NIB_SCALE_AMAX };
+    *request = (nib_quantize_request){ .scale_choice = NIB_SCALE_AMAX, .scale_rows = 1 };
     NIB_TRY(nib_rules_fill(NIB_RULES_TE, format, &request->rules));
     if (!o) return NIB_OK;
 
     NIB_REQUIRE(o->size >= OPTIONS_V1, NIB_ERR_ARGUMENT,
-                "quantize: options->size is %u, at least %d is needed", o->size, (int)OPTIONS_V1);
-    NIB_TRY(check_choice(format, o->scale_choice, "quantize"));
+                "%s: options->size is %u, at least %d is needed", what, o->size,
+                (int)OPTIONS_V1);
+    NIB_TRY(check_choice(format, o->scale_choice, what));
     NIB_REQUIRE((unsigned)o->rounding <= NIB_ROUND_STOCHASTIC, NIB_ERR_ARGUMENT,
-                "quantize: unknown rounding %d", (int)o->rounding);
+                "%s: unknown rounding %d", what, (int)o->rounding);
     NIB_REQUIRE(o->rounding == NIB_ROUND_NEAREST || o->random, NIB_ERR_ARGUMENT,
-                "quantize: stochastic rounding needs options->random");
+                "%s: stochastic rounding needs options->random", what);
     NIB_REQUIRE(!o->tensor_amax || nib_format_has_tensor_scale(format), NIB_ERR_UNSUPPORTED,
-                "quantize: tensor_amax is given, but format %#x has no tensor scale", format);
+                "%s: tensor_amax is given, but format %#x has no tensor scale", what, format);
+    NIB_TRY(nib_pointer_check(o->tensor_amax, sizeof(float), what, "options->tensor_amax"));
+    NIB_TRY(nib_pointer_check(o->random, sizeof(uint64_t), what, "options->random"));
     if (o->rules) {
-        NIB_TRY(nib_rules_check(o->rules, "quantize"));
+        NIB_TRY(nib_rules_check(o->rules, what));
         request->rules = *o->rules;
     }
+    const int32_t scale_rows = o->size >= sizeof *o ? o->scale_rows : 0; /* the first version's */
+    NIB_REQUIRE(scale_rows == 0 || scale_rows == 1 || scale_rows == 16, NIB_ERR_ARGUMENT,
+                "%s: options->scale_rows is %d, not 0, 1 or 16", what, (int)scale_rows);
+    NIB_REQUIRE(scale_rows <= 1 || o->scale_choice == NIB_SCALE_AMAX, NIB_ERR_UNSUPPORTED,
+                "%s: scales of 16 rows come from their amax, not by scale choice %d", what,
+                (int)o->scale_choice);
+    if (scale_rows) request->scale_rows = scale_rows;
     request->scale_choice = o->scale_choice;
     request->rounding = o->rounding;
     request->tensor_amax = o->tensor_amax;
@@ -166,57 +183,70 @@ static nib_status make_request(const nib_quantize_options *o, nib_format format,
 nib_status nib_quantize(const nib_exec *exec, const nib_matrix *src,
                         const nib_quantize_options *options, const nib_packed *dst)
 {
+    NIB_TRACE(.reads = src, .packs = dst);
     nib_launch launch;
     const nib_backend *ops;
     nib_quantize_request request;
     NIB_TRY(nib_exec_check(exec, "quantize", &launch, &ops));
     NIB_TRY(nib_matrix_check(src, "quantize", "src"));
     NIB_TRY(nib_packed_check(dst, "quantize", "dst"));
-    NIB_TRY(same_shape("quantize", src, dst));
-    NIB_TRY(make_request(options, dst->format, &request));
-    NEED(ops, quantize, "quantize");
-    return dispatched(ops->quantize(&launch, src, &request, dst), "quantize", ops);
+    NIB_TRY(nib_shape_check("quantize", src, dst));
+    NIB_TRY(nib_request_make("quantize", options, dst->format, &request));
+    NIB_NEED(ops, quantize, "quantize");
+    NIB_LOG(exec, &launch, "quantize", .matrix = src, .packed = dst, .request = &request);
+    return nib_dispatched(ops->quantize(&launch, src, &request, dst), "quantize", ops, &launch);
 }
 
 nib_status nib_dequantize(const nib_exec *exec, const nib_packed *src, const nib_matrix *dst)
 {
+    NIB_TRACE(.unpacks = src, .writes = dst);
     nib_launch launch;
     const nib_backend *ops;
     NIB_TRY(nib_exec_check(exec, "dequantize", &launch, &ops));
     NIB_TRY(nib_packed_check(src, "dequantize", "src"));
     NIB_TRY(nib_matrix_check(dst, "dequantize", "dst"));
-    NIB_TRY(same_shape("dequantize", dst, src));
-    NEED(ops, dequantize, "dequantize");
+    NIB_TRY(nib_shape_check("dequantize", dst, src));
+    NIB_NEED(ops, dequantize, "dequantize");
+    NIB_LOG(exec, &launch, "dequantize", .matrix = dst, .packed = src);
     if (src->rows == 0 || src->cols == 0) return NIB_OK;
-    return dispatched(ops->dequantize(&launch, src, dst), "dequantize", ops);
+    return nib_dispatched(ops->dequantize(&launch, src, dst), "dequantize", ops, &launch);
 }
 
 nib_status nib_amax(const nib_exec *exec, const nib_matrix *src, float *amax, uint64_t *nonfinite)
 {
+    NIB_TRACE(.reads = src);
     nib_launch launch;
     const nib_backend *ops;
     NIB_TRY(nib_exec_check(exec, "amax", &launch, &ops));
     NIB_TRY(nib_matrix_check(src, "amax", "src"));
     NIB_REQUIRE(amax, NIB_ERR_ARGUMENT, "amax: amax is NULL");
-    NEED(ops, amax, "amax");
-    return dispatched(ops->amax(&launch, src, amax, nonfinite), "amax", ops);
+    NIB_TRY(nib_pointer_check(amax, sizeof *amax, "amax", "amax"));
+    NIB_TRY(nib_pointer_check(nonfinite, sizeof *nonfinite, "amax", "nonfinite"));
+    NIB_NEED(ops, amax, "amax");
+    NIB_LOG(exec, &launch, "amax", .matrix = src);
+    return nib_dispatched(ops->amax(&launch, src, amax, nonfinite), "amax", ops, &launch);
 }
 
 nib_status nib_amax_rows(const nib_exec *exec, const nib_matrix *src, float *amax)
 {
+    NIB_TRACE(.reads = src, .writes_row_amax = 1);
     nib_launch launch;
     const nib_backend *ops;
     NIB_TRY(nib_exec_check(exec, "amax_rows", &launch, &ops));
     NIB_TRY(nib_matrix_check(src, "amax_rows", "src"));
     NIB_REQUIRE(amax || src->rows == 0, NIB_ERR_ARGUMENT, "amax_rows: amax is NULL");
-    NEED(ops, amax_rows, "amax_rows");
-    return dispatched(ops->amax_rows(&launch, src, amax), "amax_rows", ops);
+    NIB_TRY(nib_pointer_check(amax, sizeof *amax, "amax_rows", "amax"));
+    NIB_NEED(ops, amax_rows, "amax_rows");
+    NIB_LOG(exec, &launch, "amax_rows", .matrix = src);
+    if (src->rows == 0) return NIB_OK;
+    return nib_dispatched(ops->amax_rows(&launch, src, amax), "amax_rows", ops, &launch);
 }
 
 nib_status nib_tensor_scale(nib_format format, const nib_rules *rules,
                             nib_scale_choice scale_choice, nib_dtype source, float amax,
                             float *encode, float *decode)
 {
+    NIB_TRACE(.format = &format);
     const char *what = "tensor_scale";
     NIB_REQUIRE(encode && decode, NIB_ERR_ARGUMENT, "%s: encode or decode is NULL", what);
     NIB_REQUIRE(nib_format_is_valid(format), NIB_ERR_ARGUMENT, "%s: %#x is not a format", what,
@@ -241,6 +271,7 @@ nib_status nib_relayout_scales(const nib_exec *exec, int64_t rows, int64_t scale
                                nib_scale_layout from, const uint8_t *src, nib_scale_layout to,
                                uint8_t *dst)
 {
+    NIB_TRACE(.relayout = 1, .from = from, .to = to, .rows = rows, .cols = scale_cols);
     const char *what = "relayout_scales";
     nib_launch launch;
     const nib_backend *ops;
@@ -258,28 +289,32 @@ nib_status nib_relayout_scales(const nib_exec *exec, int64_t rows, int64_t scale
                 (long long)scale_cols);
     if (rows == 0 || scale_cols == 0) return NIB_OK;
     NIB_REQUIRE(src && dst, NIB_ERR_ARGUMENT, "%s: src or dst is NULL", what);
-    NEED(ops, relayout_scales, what);
-    return dispatched(ops->relayout_scales(&launch, rows, scale_cols, from, src, to, dst), what,
-                      ops);
+    NIB_NEED(ops, relayout_scales, what);
+    NIB_LOG(exec, &launch, "relayout", .relayout = 1, .to = to, .rows = rows, .cols = scale_cols,
+            .note = from == to ? "a copy: both layouts are the same" : NULL);
+    return nib_dispatched(ops->relayout_scales(&launch, rows, scale_cols, from, src, to, dst), what,
+                          ops, &launch);
 }
 
 nib_status nib_quantize_stats(const nib_exec *exec, const nib_matrix *src,
                               const nib_packed *packed, nib_quantize_report *report)
 {
+    NIB_TRACE(.reads = src, .unpacks = packed);
     const char *what = "quantize_stats";
     nib_launch launch;
     const nib_backend *ops;
     NIB_TRY(nib_exec_check(exec, what, &launch, &ops));
     NIB_TRY(nib_matrix_check(src, what, "src"));
     NIB_TRY(nib_packed_check(packed, what, "packed"));
-    NIB_TRY(same_shape(what, src, packed));
+    NIB_TRY(nib_shape_check(what, src, packed));
     NIB_REQUIRE(report, NIB_ERR_ARGUMENT, "%s: report is NULL", what);
     NIB_REQUIRE(report->size >= REPORT_V1, NIB_ERR_ARGUMENT,
                 "%s: report->size is %u, at least %d is needed", what, report->size,
                 (int)REPORT_V1);
     NIB_REQUIRE(report->without_counts <= 1, NIB_ERR_ARGUMENT,
                 "%s: report->without_counts is %u, not 0 or 1", what, report->without_counts);
-    NEED(ops, quantize_stats, what);
+    NIB_NEED(ops, quantize_stats, what);
+    NIB_LOG(exec, &launch, what, .matrix = src, .packed = packed);
     if (src->rows == 0 || src->cols == 0) return NIB_OK;
-    return dispatched(ops->quantize_stats(&launch, src, packed, report), what, ops);
+    return nib_dispatched(ops->quantize_stats(&launch, src, packed, report), what, ops, &launch);
 }

@@ -38,6 +38,8 @@ const char *nib_status_name(nib_status status)
     case NIB_ERR_NONFINITE:     return "NIB_ERR_NONFINITE";
     case NIB_ERR_EXISTS:        return "NIB_ERR_EXISTS";
     case NIB_ERR_CANCELLED:     return "NIB_ERR_CANCELLED";
+    case NIB_ERR_NO_DEVICE:     return "NIB_ERR_NO_DEVICE";
+    case NIB_ERR_NOT_PREPARED:  return "NIB_ERR_NOT_PREPARED";
     }
     return "NIB_ERR_?"; /* no default above: -Wswitch names the code that someone forgot */
 }

@@ -1,21 +1,24 @@
 #!/bin/sh
 # Installs what is missing on Debian or a relative of it. Does nothing when all is there.
 #
-#   scripts/bootstrap.sh [build] [model] [test] [format]       default: build
+#   scripts/bootstrap.sh [build] [model] [demo] [test] [format]       default: build
 #
 # Runs apt-get as root or through a sudo that asks nothing; otherwise prints the command to
-# run and exits 1. Needs nothing beyond a bare system's sh, dpkg and apt.
+# run and exits 1. Needs nothing beyond a bare system's sh, dpkg and apt. CUDA's compiler is not
+# among it: Debian's is older than 12.8, and all but the CUDA backend does without (README).
 set -eu
 
 packages_of() {
     case $1 in
     build)  echo gcc libc6-dev make libjansson-dev ;;
     model)  echo ca-certificates python3 python3-pip ;; # how quickstart gets its model
+    demo)   echo ca-certificates libopenblas-dev bible-kjv bible-kjv-text python3 python3-venv ;;
     test)   echo gcc g++ libc6-dev make git pkg-config cmake libjansson-dev libgtest-dev \
-                 clang libclang-rt-dev libomp-dev abigail-tools python3 python3-venv \
-                 qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross ;;
+                 clang libclang-rt-dev libomp-dev libopenblas-dev abigail-tools python3 \
+                 python3-venv \
+                 qemu-user gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross ;;
     format) echo git clang-format python3 ;;
-    *)      echo "bootstrap: unknown set '$1': build, model, test or format" >&2; exit 2 ;;
+    *)      echo "bootstrap: unknown set '$1': build, model, demo, test or format" >&2; exit 2 ;;
     esac
 }
 

@@ -12,7 +12,9 @@ import struct
 import sys
 from pathlib import Path
 
-HEADS, KV_HEADS, VOCAB = 8, 2, 258
+import byte_tokenizer
+
+HEADS, KV_HEADS, VOCAB = 8, 2, byte_tokenizer.VOCAB
 LAYERS, HIDDEN, INTERMEDIATE = [int(a) for a in sys.argv[2:5]] or (8, 512, 1536)
 
 
@@ -41,36 +43,14 @@ def bf16_noise(rng, count, table=[]):
     return b"".join(rng.choices(table, k=count))
 
 
-def byte_tokens():
-    """The 256 printable stand-ins for bytes that byte-level BPE uses (GPT-2)."""
-    keep = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [b for b in range(256) if b not in keep]
-    return [chr(b) if b in keep else chr(256 + rest.index(b)) for b in range(256)]
-
-
-def tokenizer():
-    vocab = {t: i for i, t in enumerate(byte_tokens())}
-    added = [{"id": 256 + i, "content": t, "single_word": False, "lstrip": False,
-              "rstrip": False, "normalized": False, "special": True}
-             for i, t in enumerate(["<|startoftext|>", "<|endoftext|>"])]
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
-             "use_regex": True}
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
-            "normalizer": None, "pre_tokenizer": level, "post_processor": None,
-            "decoder": level,
-            "model": {"type": "BPE", "dropout": None, "unk_token": None,
-                      "continuing_subword_prefix": None, "end_of_word_suffix": None,
-                      "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-                      "vocab": vocab | {a["content"]: a["id"] for a in added}, "merges": []}}
-
-
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
           "intermediate_size": INTERMEDIATE, "num_hidden_layers": LAYERS,
           "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
           "head_dim": HIDDEN // HEADS, "vocab_size": VOCAB, "max_position_embeddings": 2048,
           "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "hidden_act": "silu",
           "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": True,
-          "bos_token_id": 256, "eos_token_id": 257, "torch_dtype": "bfloat16"}
+          "bos_token_id": byte_tokenizer.BEGIN_ID, "eos_token_id": byte_tokenizer.END_ID,
+          "torch_dtype": "bfloat16"}
 
 
 def main(folder):
@@ -90,13 +70,7 @@ def main(folder):
             count = shape[0] * (shape[1] if len(shape) > 1 else 1)
             out.write(b"\x80\x3f" * count if "norm" in name else bf16_noise(rng, count))
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer()) + "\n")
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(
-        special | {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048},
-        indent=2) + "\n")
-    (folder / "generation_config.json").write_text(json.dumps(
-        {"bos_token_id": 256, "eos_token_id": 257}, indent=2) + "\n")
+    byte_tokenizer.write(folder, CONFIG["max_position_embeddings"])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 #!/bin/bash
-# Prints the path of a Python that has the packages of scripts/oracles/requirements.txt, in an
-# environment in the user's cache that is made once for each content of that file.
+# Prints the path of a Python that has the packages of scripts/oracles/requirements.txt, or of
+# another such file ($1), in an environment in the user's cache that is made once for each content
+# of that file.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-wanted=scripts/oracles/requirements.txt
+wanted=${1:-scripts/oracles/requirements.txt}
 cache=${NIBBLE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/nibble}
 env=$cache/python-$(cat "$wanted" - <<<"$(python3 --version)" | sha256sum | cut -c 1-12)
 if ! [ -x "$env/bin/python" ]; then

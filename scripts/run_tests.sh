@@ -9,7 +9,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit 2
 export BUILD=${BUILD:-build} CC=${CC:-gcc} CXX=${CXX:-g++}
-logs=$BUILD/test-logs
+logs=$(realpath -m "$BUILD/test-logs")
 cores=$(nproc 2>/dev/null || echo 2)
 passed=0 failed=0 skipped=0
 mkdir -p "$logs"
@@ -92,12 +92,50 @@ style_checks() {
     step "checks see seeded faults" scripts/checks/selftest.sh
 }
 
+# The C suite on a CUDA device, and where there is none: tests/device_fixture.h.
+on_cuda() { # NAME FOLDER LIBRARY [LEFT-OUT]
+    NIBBLE_TEST_DEVICE=cuda NIBBLE_CUDA_LIBRARY=$(realpath "$3") \
+        suite "$1" "$2/tests/all" --gtest_filter="OnDevice*${4:+-$4}"
+}
+# Tests of kernels, and that suite, on the emulator. A sanitizer, NAME, ends the program at a bad
+# access, which the emulator alone takes for a fault of the device.
+on_emulator() { # FOLDER TARGET SCHEDULE [NAME]: 80 has no hardware conversions, 100 does
+    NIB_EMU_REPORT=$logs/kernels_emulated NIB_EMU_SCHEDULE=$3 \
+        suite "kernels, emulated sm_$2, $3${4:+, $4}" "$1/tests/emulated${2#80}"
+    on_emulated "$@"
+}
+kernels_emulated() {
+    echo "      $(sort -u "$logs/kernels_emulated" | wc -l) kernels ran on the emulator:" \
+        "$logs/kernels_emulated"
+}
+on_emulated() {
+    local library=$1/emulated${2#80}/libnibble_cuda.so
+    [ -e "$library" ] || return 0
+    NIB_EMU_REPORT=$logs/kernels_emulated NIB_EMU_SCHEDULE=$3 \
+        on_cuda "suite on emulated cuda, sm_$2, $3${4:+, $4}" "$1" "$library" \
+            ${4:+OnDeviceFault.WildPointer}
+}
+on_gpu() {
+    if [ ! -e "$BUILD/libnibble_cuda.so" ]; then
+        step "suite on cuda" skipped "this build has no CUDA backend: nvcc 12.8 or later is missing"
+    elif ! nvidia-smi -L >/dev/null 2>&1; then
+        step "suite on cuda" skipped "this machine has no GPU"
+    else
+        on_cuda "suite on cuda" "$BUILD" "$BUILD/libnibble_cuda.so"
+    fi
+}
+skipped() { echo "$1"; return 77; }
+cpu_suite() { # without graphs and faults, which the CPU does not have
+    suite "$1" "${@:2}" --gtest_filter="-OnDeviceGraph.*:OnDeviceFault.*"
+}
+
 group_check() {
-    if build "build" all tests; then
-        suite "test suite" "$BUILD/tests/all"
+    if build "build" all tests CUDA=0; then
+        cpu_suite "test suite" "$BUILD/tests/all"
         rm -f "$logs/kernels_emulated"
-        NIB_EMU_REPORT=$logs/kernels_emulated suite "kernels, emulated" "$BUILD/tests/emulated"
-        echo "      $(sort -u "$logs/kernels_emulated" | wc -l) kernels ran on the emulator"
+        on_emulator "$BUILD" 80 forward
+        on_emulator "$BUILD" 100 skew
+        kernels_emulated
     fi
     style_checks
 }
@@ -106,28 +144,31 @@ group_test() {
     local script
     group_check
     build "libraries and tools" all
+    on_gpu
     for script in tests/*_test.sh; do
         [ ! -e "$script" ] || step "$(basename "$script" .sh)" "$script"
     done
     step "symbols" scripts/abi/symbols.sh "$BUILD"
     step "abi" scripts/abi/abi.sh check "$BUILD/libnibble.so"
-    build "build with clang" all tests BUILD="$BUILD/clang" CC=clang CXX=clang++
+    build "build with clang" all tests BUILD="$BUILD/clang" CC=clang CXX=clang++ CUDA=0
     group_aarch64
 }
 
-# The portable arithmetic and its tests, cross-compiled, under qemu.
+# The portable arithmetic, the kernels and their tests, cross-compiled, under qemu.
 group_aarch64() {
-    build "build for aarch64" -f scripts/aarch64.mk BUILD="$BUILD/aarch64" \
-        CC=aarch64-linux-gnu-gcc &&
-        suite "arithmetic on aarch64" qemu-aarch64 "$BUILD/aarch64/tests/all"
+    build "build for aarch64" -f scripts/plain.mk both BUILD="$BUILD/aarch64" STATIC=-static \
+        CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ || return
+    cpu_suite "arithmetic on aarch64" qemu-aarch64 "$BUILD/aarch64/tests/all"
+    suite "kernels, emulated, on aarch64" qemu-aarch64 "$BUILD/aarch64/tests/emulated"
 }
 
 group_sanitize() {
     local checks="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
     build "build with sanitizers" tests BUILD="$BUILD/sanitize" SAN="$checks" &&
         ASAN_OPTIONS=detect_stack_use_after_return=1 \
-            suite "test suite, sanitized" "$BUILD/sanitize/tests/all" &&
-        suite "kernels, emulated, sanitized" "$BUILD/sanitize/tests/emulated"
+            cpu_suite "test suite, sanitized" "$BUILD/sanitize/tests/all" &&
+        on_emulator "$BUILD/sanitize" 80 random sanitized &&
+        on_emulator "$BUILD/sanitize" 100 reverse sanitized
 }
 
 # A suite built again with other means: the bits must stay.
@@ -135,15 +176,15 @@ other() { # NAME FOLDER MAKE-ARGUMENTS...
     local name=$1 folder=$BUILD/$2
     shift 2
     build "build, $name" tests BUILD="$folder" WERROR= "$@" &&
-        suite "test suite, $name" "$folder/tests/all"
+        cpu_suite "test suite, $name" "$folder/tests/all"
 }
 full_clang()   { other "clang" clang CC=clang CXX=clang++ WERROR=-Werror; }
 full_native()  { other "-O3 -march=native" native CFLAGS="-O3 -march=native"; }
 full_plain()   { other "-O0" plain CFLAGS=-O0; }
 full_threads() {
     build "build" tests || return
-    OMP_NUM_THREADS=1 suite "test suite, 1 thread" "$BUILD/tests/all"
-    OMP_NUM_THREADS=7 suite "test suite, 7 threads" "$BUILD/tests/all"
+    OMP_NUM_THREADS=1 cpu_suite "test suite, 1 thread" "$BUILD/tests/all"
+    OMP_NUM_THREADS=7 cpu_suite "test suite, 7 threads" "$BUILD/tests/all"
 }
 # clang's OpenMP tells the thread sanitizer about its barriers; gcc's does not. The sanitizer
 # starts by writing a file of its own that is larger than FullDisk's limit lets any file be.
@@ -151,22 +192,33 @@ full_tsan() {
     build "build, thread sanitizer" tests BUILD="$BUILD/tsan" CC=clang CXX=clang++ WERROR= \
         SAN=-fsanitize=thread &&
         TSAN_OPTIONS="ignore_noninstrumented_modules=1" OMP_NUM_THREADS=4 \
-            suite "test suite, thread sanitizer" "$BUILD/tsan/tests/all" \
-            --gtest_filter=-NibbleKill.FullDiskIsSaidAndCanBeMended
+            suite "test suite, thread sanitizer" "$BUILD/tsan/tests/all" --gtest_filter="\
+-NibbleKill.FullDiskIsSaidAndCanBeMended:OnDeviceGraph.*:OnDeviceFault.*" &&
+        OMP_NUM_THREADS=1 on_emulator "$BUILD/tsan" 80 random "thread sanitizer"
 }
 full_floats() {
     build "build" tests || return
     NIB_TEST_FULL=1 suite "every f32, and 100 kills" "$BUILD/tests/all" \
         --gtest_filter='*AllFloats*:NibbleKill.*'
+    NIB_TEST_FULL=1 suite "every f32, emulated conversions" "$BUILD/tests/emulated" \
+        --gtest_filter='*AllFloats*'
 }
-# Every seeded bug of the emulator's table, the thread sanitizer as race checker among the means.
+# All schedules; every seeded bug, the thread sanitizer as race checker among the means.
 full_emulator() {
+    local schedule
+    build "build" tests || return
+    for schedule in forward reverse random skew; do
+        on_emulator "$BUILD" 80 $schedule
+        on_emulator "$BUILD" 100 $schedule
+    done
+}
+full_bugs() {
     build "build" tests || return
     EMU_BUGS=all step "emu_bugs_test, all means" tests/emu_bugs_test.sh
-    suite "kernels, emulated, random order" env NIB_EMU_SCHEDULE=random "$BUILD/tests/emulated"
+    KERNEL_BUGS=all step "kernel_bugs_test, all bugs" tests/kernel_bugs_test.sh
 }
 group_full() {
-    local parts=(clang native plain threads tsan floats emulator) part
+    local parts=(clang native plain threads tsan floats emulator bugs) part
     if [ -n "${FULL_PART:-}" ]; then
         parts=("${parts[FULL_PART % ${#parts[@]}]}")
     fi

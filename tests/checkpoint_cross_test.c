@@ -16,7 +16,8 @@ static nib_status convert(const char *src, const char *dst, nib_export export_as
 {
     static const char *const all[] = { "*" };
     nib_device *device;
-    if (nib_device_open(NULL, &device) != NIB_OK) return NIB_ERR_DEVICE;
+    const nib_device_options cpu = { .size = sizeof cpu, .backend = NIB_BACKEND_CPU };
+    if (nib_device_open(&cpu, &device) != NIB_OK) return NIB_ERR_DEVICE;
     const nib_exec exec = { .size = sizeof exec, .device = device, .threads = 2 };
     const nib_checkpoint_options o = { .size = sizeof o, .export_as = export_as,
                                        .format = NIB_NVFP4, .keep_dtype = NIB_F32,

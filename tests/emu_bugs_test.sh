@@ -71,14 +71,15 @@ case ${MAKEFLAGS:-} in *jobserver*) jobs= ;; esac
 checks="-fno-sanitize-recover=all -fno-omit-frame-pointer"
 for means in $other_builds; do
     case $means in
-    asan) make -s $jobs emulated BUILD="$build/emu-asan" CXXFLAGS="-O1 -g" \
-              SAN="-fsanitize=address,undefined $checks" ;;
-    tsan) make -s $jobs emulated BUILD="$build/emu-tsan" CXXFLAGS="-O1 -g" SAN=-fsanitize=thread ;;
+    asan) make -s $jobs "$(program_for asan)" BUILD="$build/emu-asan" CXXFLAGS="-O1 -g" \
+              CUDA=0 SAN="-fsanitize=address,undefined $checks" ;;
+    tsan) make -s $jobs "$(program_for tsan)" BUILD="$build/emu-tsan" CXXFLAGS="-O1 -g" \
+              CUDA=0 SAN=-fsanitize=thread ;;
     esac || exit 1
     "$(program_for $means)" >"$log" 2>&1
     verdict $((! $?)) "the whole suite under $means"
 done
-[ -x "$(program_for forward)" ] || make -s emulated BUILD="$build" || exit 1
+[ -x "$(program_for forward)" ] || make -s "$(program_for forward)" BUILD="$build" CUDA=0 || exit 1
 
 for means in $schedules $other_builds; do
     run none "$means"

@@ -4,6 +4,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 consumer=$PWD/tests/install_consumer/install_consumer.c
+asker=$PWD/tests/install_consumer/cuda_consumer.c
+with_cuda= # whether make builds the CUDA backend here
+case $(make --no-print-directory -n all) in *"CUDA backend: libnibble_cuda.so"*) with_cuda=1 ;; esac
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 fail() { echo "install: $*"; exit 1; }
@@ -18,6 +21,13 @@ make --no-print-directory install DESTDIR="$root" PREFIX=$prefix V=1
 for file in lib/libnibble.a lib/libnibble.so lib/libnibble.so.0 \
         lib/pkgconfig/nibble.pc lib/cmake/nibble/nibbleConfig.cmake; do
     [ -e "$root$prefix/$file" ] || fail "$file is missing"
+done
+for file in lib/libnibble_cuda.so lib/libnibble_cuda.a lib/pkgconfig/nibble_cuda.pc; do
+    case $with_cuda$([ ! -e "$root$prefix/$file" ] || echo there) in
+    1there | '') ;;
+    1) fail "$file is missing" ;;
+    *) fail "$file was installed without CUDA" ;;
+    esac
 done
 for header in include/nibble/*.h; do
     cmp "$header" "$root$prefix/$header" || fail "$header is missing"
@@ -48,13 +58,45 @@ readelf -d static | grep NEEDED && fail "static needs a shared library"
 LD_LIBRARY_PATH=$lib ldd -r "$lib/libnibble.so" > ldd.txt 2>&1
 grep -E 'not found|undefined' ldd.txt && fail "libnibble.so lacks symbols or libraries"
 
-cp "$(dirname "$consumer")/CMakeLists.txt" "$consumer" .
+# Asks for CUDA. With it the answer is a device, or the driver's words: the library was found.
+answers() { # COMMAND...
+    answer=$("$@") || fail "$* says $answer"
+    case $with_cuda$answer in
+    1NIB_OK,*"cuda sm_"* | 1NIB_ERR_NO_DEVICE*"CUDA error "*) ;;
+    NIB_ERR_NO_DEVICE*"libnibble_cuda.so"*) ;;
+    *) fail "$* says $answer" ;;
+    esac
+}
+# shellcheck disable=SC2046
+$cc -std=c11 -D_GNU_SOURCE "$asker" -o ask $(pkg-config --cflags --libs nibble) -lpthread
+LD_LIBRARY_PATH=$lib answers ./ask
+"$root$prefix/bin/qbench" quantize --backend cuda --rows 1 --cols 64 --max-time 0.1 \
+    > qbench.txt 2>&1 || true
+if [ -n "$with_cuda" ]; then
+    # An installed tool finds it too.
+    grep -qE "CUDA error |cuda sm_" qbench.txt || fail "qbench: $(cat qbench.txt)"
+    # Linked in: no library is opened, wherever the program goes; with libc's too, none is needed.
+    rm "$lib/libnibble_cuda.so"
+    # shellcheck disable=SC2046
+    $cc -std=c11 -D_GNU_SOURCE "$asker" -o ask_linked $(pkg-config --cflags --libs nibble_cuda) \
+        -lpthread
+    LD_LIBRARY_PATH=$lib answers ./ask_linked
+    # shellcheck disable=SC2046
+    $cc -std=c11 -D_GNU_SOURCE -static "$asker" -o ask_static \
+        $(pkg-config --cflags --libs --static nibble_cuda) 2>static.txt ||
+        fail "static with CUDA: $(cat static.txt)"
+    answers ./ask_static
+    readelf -d ask_static | grep NEEDED && fail "static with CUDA needs a shared library"
+fi
+
+cp "$(dirname "$consumer")/CMakeLists.txt" "$consumer" "$asker" .
 cmake -S . -B cmake -DCMAKE_PREFIX_PATH="$root$prefix" -DCMAKE_C_COMPILER="$cc" > cmake.txt 2>&1 ||
     fail "cmake: $(cat cmake.txt)"
 cmake --build cmake > build.txt 2>&1 || fail "cmake --build: $(cat build.txt)"
 runs cmake/by_shared
 runs cmake/by_static
 readelf -d cmake/by_static | grep -q libnibble && fail "by_static needs libnibble.so"
+[ -z "$with_cuda" ] || answers cmake/by_cuda
 
 cd - >/dev/null
 make --no-print-directory uninstall DESTDIR="$root" PREFIX=$prefix

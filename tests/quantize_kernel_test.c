@@ -1,17 +1,15 @@
 /* quantize_kernel_test.c: NVFP4 and MXFP4 kernels against a second definition.
  *
- * Looks below include/: calls the tables of kernels/backend.h. The reference here shares no code
- * with kernels/: values by ldexp, rounding by trying every code in double, scales by the
- * formulas of nibble/format.h in plain C floats.
+ * The reference here shares no code with kernels/: values by ldexp, rounding by trying every code
+ * in double, scales by the formulas of nibble/format.h in plain C floats. Codes are held on every
+ * backend; statistics are the CPU's, whose tables the last tests call below include/.
  */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/backend.h"
-#include "nibble/format.h"
-#include "tests/shim.h"
+#include "tests/device_fixture.h"
 
 static double e2m1_value(int code)
 {
@@ -75,67 +73,104 @@ static void reference_mxfp4(const float *x, int n, float t, uint8_t *codes, uint
 
 typedef void (*reference)(const float *, int, float, uint8_t *, uint8_t *);
 
-/* Quantizes with every table and compares codes, scales, values and statistics. */
+/* What one runner makes of a row of f32; report.size 0: it has no statistics. */
+typedef struct made {
+    uint8_t *codes, *scales;
+    float   *values;
+    nib_quantize_report report;
+} made;
+
+static const nib_rules plain_rules = { .size = sizeof plain_rules };
+
+static made make(const runner *r, nib_format format, const float *x, int64_t cols, float t)
+{
+    const nib_exec exec = exec_of(r);
+    const int tensor = nib_format_has_tensor_scale(format);
+    buffer input = buffer_new(r, x, (size_t)cols * 4, 0), scale = buffer_new(r, &t, sizeof t, 0);
+    buffer codes = buffer_new(r, NULL, (size_t)(cols + 1) / 2, 0);
+    buffer scales = buffer_new(r, NULL, (size_t)nib_scales_per_row(format, cols), 0);
+    buffer values = buffer_new(r, NULL, (size_t)cols * 4, 0);
+    const nib_matrix src = { input.at, NIB_F32, 1, cols, cols };
+    const nib_matrix dst = { values.at, NIB_F32, 1, cols, cols };
+    const nib_packed packed = { sizeof packed, format, NIB_CODES_PAIRS, NIB_SCALES_LINEAR, 1, cols,
+                                codes.at, (cols + 1) / 2, scales.at, tensor ? scale.at : NULL };
+    const nib_quantize_options options = { .size = sizeof options, .rules = &plain_rules };
+    made m = { .report.size = sizeof m.report };
+    EXPECT(nib_quantize(&exec, &src, &options, &packed) == NIB_OK, "%s", nib_last_error());
+    EXPECT(nib_dequantize(&exec, &packed, &dst) == NIB_OK, "%s", nib_last_error());
+    const nib_status status = nib_quantize_stats(&exec, &src, &packed, &m.report);
+    EXPECT(status == NIB_OK || (status == NIB_ERR_UNSUPPORTED && runner_is_cuda(r)), "%s",
+           nib_last_error());
+    if (status != NIB_OK) m.report.size = 0;
+    m.codes = buffer_take(&codes), m.scales = buffer_take(&scales), m.values = buffer_take(&values);
+    buffer_free(&input), buffer_free(&scale);
+    return m;
+}
+
+static void made_release(made *m) { free(m->codes), free(m->scales), free(m->values); }
+
+/* Counts and sums over what was made, as the report should have them. */
+static void expect_report(const float *x, const made *m, int64_t cols, const char *name)
+{
+    const nib_quantize_report *r = &m->report;
+    uint64_t flushed = 0, saturated = 0, uses[16] = { 0 };
+    double most = 0, sum = 0, square = 0;
+    if (!r->size) return;
+    for (int64_t c = 0; c < cols; c++) {
+        const int code = m->codes[c / 2] >> c % 2 * 4 & 15;
+        const float value = m->values[c];
+        const double error = (double)(x[c] - value);
+        flushed += value == 0.0f && x[c] != 0.0f;
+        saturated += (code & 7) == 7 && fabsf(x[c]) > fabsf(value);
+        uses[code]++;
+        most = fmax(most, fabs(error));
+        sum += error * error;
+        square += (double)x[c] * (double)x[c];
+    }
+    EXPECT(r->elements == (uint64_t)cols && r->nonfinite == 0, "%s", name);
+    EXPECT(r->flushed == flushed && r->saturated == saturated, "%s: %lld %lld", name,
+           (long long)r->flushed, (long long)r->saturated);
+    EXPECT(memcmp(r->code_count, uses, sizeof uses) == 0, "%s: code counts", name);
+    EXPECT(r->max_error == most, "%s: %a for %a", name, r->max_error, most);
+    EXPECT(fabs(r->sum_sq_error - sum) <= 1e-6 * sum, "%s: error %g", name, sum);
+    EXPECT(fabs(r->sum_sq - square) <= 1e-6 * square, "%s: square %g", name, square);
+}
+
+/* Quantizes on every runner and compares codes, scales, values and statistics. */
 static void check(nib_format format, int block, reference ref, const float *x, int64_t cols,
                   float t)
 {
-    const nib_backend *tables[] = { &nib_backend_cpu_portable, nib_backend_cpu_avx2() };
+    const runner *list;
+    const int n = runners_open(&list), tensor = nib_format_has_tensor_scale(format);
     const int64_t blocks = (cols + block - 1) / block;
     uint8_t *codes = malloc((size_t)cols), *scales = malloc((size_t)blocks);
-    uint8_t *got = malloc((size_t)cols), *got_scales = malloc((size_t)blocks);
-    float *values = malloc((size_t)cols * 4), scale = t;
     for (int64_t k = 0; k < blocks; k++) {
         const int64_t left = cols - k * block;
         ref(x + k * block, left < block ? (int)left : block, t, codes + k * block, scales + k);
     }
-    for (int i = 0; i < 2 && tables[i]; i++) {
-        const nib_launch launch = { .threads = 1 };
-        const nib_matrix src = { (void *)(uintptr_t)x, NIB_F32, 1, cols, cols };
-        const nib_matrix dst = { values, NIB_F32, 1, cols, cols };
-        const int tensor = format == NIB_NVFP4;
-        const nib_packed packed = { sizeof packed, format, NIB_CODES_PAIRS, NIB_SCALES_LINEAR, 1,
-                                    cols, got, (cols + 1) / 2, got_scales,
-                                    tensor ? &scale : NULL };
-        const nib_quantize_request request = { .rules = { .size = sizeof(nib_rules) } };
-        nib_quantize_report report = { .size = sizeof report };
+    for (int i = 0; i < n; i++) {
+        if (i != 0 && i != 4 && !runner_is_cuda(&list[i])) continue;
         int64_t wrong_codes = 0, wrong_scales = 0, wrong_values = 0, at = -1;
-        uint64_t flushed = 0, saturated = 0, uses[16] = { 0 };
-        double most = 0, sum = 0, square = 0;
-
-        tables[i]->quantize(&launch, &src, &request, &packed);
-        tables[i]->dequantize(&launch, &packed, &dst);
-        tables[i]->quantize_stats(&launch, &src, &packed, &report);
-        for (int64_t k = 0; k < blocks; k++) wrong_scales += scales[k] != got_scales[k];
+        made m = make(&list[i], format, x, cols, t);
+        for (int64_t k = 0; k < blocks; k++) wrong_scales += scales[k] != m.scales[k];
         for (int64_t c = 0; c < cols; c++) {
-            const int code = got[c / 2] >> c % 2 * 4 & 15, byte = scales[c / block];
+            const int code = m.codes[c / 2] >> c % 2 * 4 & 15, byte = m.scales[c / block];
             const float s = (float)(tensor ? e4m3_value(byte) : ldexp(1.0, byte - 127));
             const float step = tensor ? s * t : s, value = (float)e2m1_value(code) * step;
-            const double error = (double)(x[c] - value);
             if (code != codes[c]) wrong_codes++, at = c;
-            wrong_values += memcmp(&value, values + c, 4) != 0;
-            flushed += value == 0.0f && x[c] != 0.0f;
-            saturated += (code & 7) == 7 && fabsf(x[c]) > fabsf(value);
-            uses[code]++;
-            most = fmax(most, fabs(error));
-            sum += error * error;
-            square += (double)x[c] * (double)x[c];
+            wrong_values += memcmp(&value, m.values + c, 4) != 0;
         }
-        const char *name = tables[i]->name;
+        const char *name = list[i].name;
         EXPECT(wrong_codes == 0, "%s %#x: %lld codes differ, the last at %lld: x %a, %d for %d",
                name, format, (long long)wrong_codes, (long long)at,
-               at < 0 ? 0.0 : (double)x[at], at < 0 ? 0 : got[at / 2] >> at % 2 * 4 & 15,
+               at < 0 ? 0.0 : (double)x[at], at < 0 ? 0 : m.codes[at / 2] >> at % 2 * 4 & 15,
                at < 0 ? 0 : codes[at]);
         EXPECT(wrong_scales == 0, "%s: %lld scales", name, (long long)wrong_scales);
         EXPECT(wrong_values == 0, "%s: %lld values", name, (long long)wrong_values);
-        EXPECT(report.elements == (uint64_t)cols && report.nonfinite == 0, "%s", name);
-        EXPECT(report.flushed == flushed && report.saturated == saturated, "%s: %lld %lld", name,
-               (long long)report.flushed, (long long)report.saturated);
-        EXPECT(memcmp(report.code_count, uses, sizeof uses) == 0, "%s: code counts", name);
-        EXPECT(report.max_error == most, "%s: %a for %a", name, report.max_error, most);
-        EXPECT(fabs(report.sum_sq_error - sum) <= 1e-6 * sum, "%s: error %g", name, sum);
-        EXPECT(fabs(report.sum_sq - square) <= 1e-6 * square, "%s: square %g", name, square);
+        expect_report(x, &m, cols, name);
+        made_release(&m);
     }
-    free(codes), free(scales), free(got), free(got_scales), free(values);
+    free(codes), free(scales);
 }
 
 static uint32_t state = 2463534242u;
@@ -161,7 +196,7 @@ static void fill(float *x, int64_t n, int block)
 
 enum { N = 3 * 16384 + 45 };
 
-NIB_TEST(QuantizeKernel, Nvfp4EqualsASecondDefinition)
+NIB_TEST(OnDeviceKernel, Nvfp4EqualsASecondDefinition)
 {
     const float scales[] = { 1.0f, 1.0f / 2688.0f, 0.0123f, 3e-6f, 40.0f };
     float *x = malloc(N * sizeof *x);
@@ -172,7 +207,7 @@ NIB_TEST(QuantizeKernel, Nvfp4EqualsASecondDefinition)
     free(x);
 }
 
-NIB_TEST(QuantizeKernel, Mxfp4EqualsASecondDefinition)
+NIB_TEST(OnDeviceKernel, Mxfp4EqualsASecondDefinition)
 {
     float *x = malloc(N * sizeof *x);
     fill(x, N, 32);
@@ -180,63 +215,67 @@ NIB_TEST(QuantizeKernel, Mxfp4EqualsASecondDefinition)
     free(x);
 }
 
-NIB_TEST(QuantizeKernel, EveryMidpointAndItsNeighboursByHand)
+NIB_TEST(OnDeviceKernel, EveryMidpointAndItsNeighboursByHand)
 {
     /* amax 6 and tensor scale 1 make the factor 1: the codes are those of x itself. */
     const float mid[] = { 0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f };
     const uint8_t at[] = { 0, 2, 2, 4, 4, 6, 6 };
-    for (int table = 0; table < 2; table++) {
-        const nib_backend *ops = table ? nib_backend_cpu_avx2() : &nib_backend_cpu_portable;
-        if (!ops) continue;
-        float x[7 * 128] = { 0 }, t = 1.0f;
-        uint8_t codes[7 * 64], scales[56];
-        for (int i = 0; i < 7; i++) { /* one block of eight each, the others stay 0 */
-            const float six[8] = { 6.0f, mid[i], nextafterf(mid[i], 0), nextafterf(mid[i], 9),
-                                   -mid[i], -nextafterf(mid[i], 0), -nextafterf(mid[i], 9), -0.0f };
-            memcpy(x + 128 * i, six, sizeof six);
-        }
-        const nib_launch launch = { .threads = 1 };
-        const nib_matrix src = { x, NIB_F32, 1, 7 * 128, 7 * 128 };
-        const nib_packed packed = { sizeof packed, NIB_NVFP4, NIB_CODES_PAIRS, NIB_SCALES_LINEAR,
-                                    1, 7 * 128, codes, sizeof codes, scales, &t };
-        const nib_quantize_request request = { .rules = { .size = sizeof(nib_rules) } };
-        ops->quantize(&launch, &src, &request, &packed);
+    float x[7 * 128] = { 0 };
+    for (int i = 0; i < 7; i++) { /* one block of eight each, the others stay 0 */
+        const float six[8] = { 6.0f, mid[i], nextafterf(mid[i], 0), nextafterf(mid[i], 9),
+                               -mid[i], -nextafterf(mid[i], 0), -nextafterf(mid[i], 9), -0.0f };
+        memcpy(x + 128 * i, six, sizeof six);
+    }
+    const runner *list;
+    const int n = runners_open(&list);
+    for (int r = 0; r < n; r++) {
+        const char *name = list[r].name;
+        made m = make(&list[r], NIB_NVFP4, x, 7 * 128, 1.0f);
         for (int i = 0; i < 7; i++) {
-            const uint8_t *q = codes + 64 * i;
-            EXPECT(scales[8 * i] == 0x38, "%s: scale %#x", ops->name, scales[8 * i]);
-            EXPECT(q[0] == (7 | at[i] << 4), "%s: %g", ops->name, (double)mid[i]);
-            EXPECT(q[1] == (i | (i + 1) << 4), "%s: beside %g: %#x", ops->name, (double)mid[i],
-                   q[1]);
-            EXPECT(q[2] == (8 | at[i] | (8 | i) << 4), "%s: -%g", ops->name, (double)mid[i]);
-            EXPECT(q[3] == (8 | (i + 1) | 8 << 4), "%s: -0 after %g", ops->name, (double)mid[i]);
+            const uint8_t *q = m.codes + 64 * i;
+            EXPECT(m.scales[8 * i] == 0x38, "%s: scale %#x", name, m.scales[8 * i]);
+            EXPECT(q[0] == (7 | at[i] << 4), "%s: %g", name, (double)mid[i]);
+            EXPECT(q[1] == (i | (i + 1) << 4), "%s: beside %g: %#x", name, (double)mid[i], q[1]);
+            EXPECT(q[2] == (8 | at[i] | (8 | i) << 4), "%s: -%g", name, (double)mid[i]);
+            EXPECT(q[3] == (8 | (i + 1) | 8 << 4), "%s: -0 after %g", name, (double)mid[i]);
         }
+        made_release(&m);
     }
 }
 
-NIB_TEST(QuantizeKernel, RandomWordsGoByRowTimesColsPlusCol) /* not by the stride, not by rows */
+NIB_TEST(OnDeviceKernel, RandomWordsGoByRowTimesColsPlusCol) /* not by the stride, not by rows */
 {
     enum { ROWS = 4, COLS = 256, LD = 300 };
     const uint64_t random[2] = { 7, 11 };
-    for (int table = 0; table < 2; table++) {
-        const nib_backend *ops = table ? nib_backend_cpu_avx2() : &nib_backend_cpu_portable;
-        if (!ops) continue;
-        static float x[ROWS * COLS], wide[ROWS * LD];
-        uint8_t codes[3][ROWS * COLS / 2], scales[3][ROWS * COLS / 32];
+    static float x[ROWS * COLS], wide[ROWS * LD];
+    const runner *list;
+    const int n = runners_open(&list);
+    for (int k = 0; k < n; k++) {
+        const nib_exec exec = exec_of(&list[k]);
+        uint8_t *codes[3];
         fill(x, ROWS * COLS, 32);
         for (int r = 0; r < ROWS; r++) memcpy(wide + r * LD, x + r * COLS, COLS * sizeof *x);
         for (int i = 0; i < 3; i++) { /* dense, one long row, strided */
-            const nib_launch launch = { .threads = 2 };
             const int64_t rows = i == 1 ? 1 : ROWS, cols = i == 1 ? ROWS * COLS : COLS;
-            const nib_matrix src = { i == 2 ? wide : x, NIB_F32, rows, cols, i == 2 ? LD : cols };
+            buffer input = buffer_new(&list[k], i == 2 ? wide : x, i == 2 ? sizeof wide : sizeof x,
+                                      0);
+            buffer words = buffer_new(&list[k], random, sizeof random, 0);
+            buffer c = buffer_new(&list[k], NULL, ROWS * COLS / 2, 0);
+            buffer scales = buffer_new(&list[k], NULL, ROWS * COLS / 32, 0);
+            const nib_matrix src = { input.at, NIB_F32, rows, cols, i == 2 ? LD : cols };
             const nib_packed packed = { sizeof packed, NIB_MXFP4, NIB_CODES_PAIRS,
-                                        NIB_SCALES_LINEAR, rows, cols, codes[i], cols / 2,
-                                        scales[i], NULL };
-            const nib_quantize_request request = { .rules = { .size = sizeof(nib_rules) },
+                                        NIB_SCALES_LINEAR, rows, cols, c.at, cols / 2, scales.at,
+                                        NULL };
+            const nib_quantize_options options = { .size = sizeof options, .rules = &plain_rules,
                                                    .rounding = NIB_ROUND_STOCHASTIC,
-                                                   .random = random };
-            ops->quantize(&launch, &src, &request, &packed);
-            EXPECT(memcmp(codes[0], codes[i], sizeof codes[0]) == 0, "%s, shape %d", ops->name, i);
+                                                   .random = words.at };
+            EXPECT(nib_quantize(&exec, &src, &options, &packed) == NIB_OK, "%s", nib_last_error());
+            codes[i] = buffer_take(&c);
+            EXPECT(memcmp(codes[0], codes[i], ROWS * COLS / 2) == 0, "%s, shape %d", list[k].name,
+                   i);
+            buffer_free(&input), buffer_free(&words), buffer_free(&scales);
         }
+        for (int i = 0; i < 3; i++) free(codes[i]);
     }
 }
 

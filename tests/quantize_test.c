@@ -16,16 +16,19 @@ typedef struct request {
     const nib_matrix           *matrix_p;
     const nib_packed           *packed_p;
     const nib_quantize_options *options_p;
+    const nib_batch            *batch_p;
+    nib_batch                   batch;
     nib_exec                    exec;
     nib_matrix                  matrix;
     nib_packed                  packed;
     nib_quantize_options        options;
     nib_rules                   rules;
     float                      *amax_p;
+    uint64_t                   *nonfinite_p;
     nib_quantize_report        *report_p;
     nib_quantize_report         report;
     float                       tensor_scale, tensor_amax, amax[ROWS];
-    uint64_t                    random[2];
+    uint64_t                    random[2], nonfinite;
     float                       values[ROWS * COLS];
     uint8_t                     codes[ROWS * CODE_BYTES];
     uint8_t                     scales[128 * 4]; /* enough for the swizzled layout */
@@ -44,11 +47,14 @@ static void request_init(request *r, const nib_device *device)
     (void)nib_rules_fill(NIB_RULES_TE, NIB_NVFP4, &r->rules);
     r->options = (nib_quantize_options){ .size = sizeof r->options, .rules = &r->rules };
     r->report.size = sizeof r->report;
+    r->batch = (nib_batch){ .size = sizeof r->batch, .count = 1 };
+    r->batch_p = &r->batch;
     r->exec_p = &r->exec;
     r->matrix_p = &r->matrix;
     r->packed_p = &r->packed;
     r->options_p = &r->options;
     r->amax_p = r->amax;
+    r->nonfinite_p = &r->nonfinite;
     r->report_p = &r->report;
     r->tensor_scale = 0.5f;
     for (int i = 0; i < ROWS * COLS; i++) r->values[i] = (float)(i % 13 - 6);
@@ -66,7 +72,10 @@ static nib_status dequantize(request *r)
 {
     return nib_dequantize(r->exec_p, r->packed_p, r->matrix_p);
 }
-static nib_status amax(request *r) { return nib_amax(r->exec_p, r->matrix_p, r->amax_p, NULL); }
+static nib_status amax(request *r)
+{
+    return nib_amax(r->exec_p, r->matrix_p, r->amax_p, r->nonfinite_p);
+}
 static nib_status amax_rows(request *r)
 {
     return nib_amax_rows(r->exec_p, r->matrix_p, r->amax_p);
@@ -81,9 +90,31 @@ static nib_status relayout(request *r)
                                NIB_SCALES_LINEAR, r->codes);
 }
 
+static nib_status quantize_batch(request *r)
+{
+    return nib_quantize_batch(r->exec_p, r->batch_p, r->matrix_p, r->options_p, r->packed_p);
+}
+static nib_status dequantize_batch(request *r)
+{
+    return nib_dequantize_batch(r->exec_p, r->batch_p, r->packed_p, r->matrix_p);
+}
+static nib_status amax_batch(request *r)
+{
+    return nib_amax_batch(r->exec_p, r->batch_p, r->matrix_p, r->amax_p, r->nonfinite_p);
+}
+static nib_status dynamic(request *r)
+{
+    return nib_quantize_dynamic(r->exec_p, r->batch_p, r->matrix_p, r->options_p, r->packed_p,
+                                r->amax_p);
+}
+
 enum { QUANTIZE = 1, DEQUANTIZE = 2, AMAX = 4, AMAX_ROWS = 8, STATS = 16, RELAYOUT = 32,
-       TAKE_MATRIX = QUANTIZE | DEQUANTIZE | AMAX | AMAX_ROWS | STATS,
-       TAKE_PACKED = QUANTIZE | DEQUANTIZE | STATS, ALL = TAKE_MATRIX | RELAYOUT };
+       QUANTIZES = 64, DEQUANTIZES = 128, AMAXES = 256, DYNAMIC = 512,
+       TAKE_BATCH = QUANTIZES | DEQUANTIZES | AMAXES | DYNAMIC,
+       TAKE_OPTIONS = QUANTIZE | QUANTIZES | DYNAMIC,
+       TAKE_MATRIX = QUANTIZE | DEQUANTIZE | AMAX | AMAX_ROWS | STATS | TAKE_BATCH,
+       TAKE_PACKED = QUANTIZE | DEQUANTIZE | STATS | QUANTIZES | DEQUANTIZES | DYNAMIC,
+       ALL = TAKE_MATRIX | RELAYOUT };
 
 static const struct {
     unsigned    bit;
@@ -96,6 +127,10 @@ static const struct {
     { AMAX_ROWS, "amax_rows: ", amax_rows },
     { STATS, "quantize_stats: ", stats },
     { RELAYOUT, "relayout_scales: ", relayout },
+    { QUANTIZES, "quantize_batch: ", quantize_batch },
+    { DEQUANTIZES, "dequantize_batch: ", dequantize_batch },
+    { AMAXES, "amax_batch: ", amax_batch },
+    { DYNAMIC, "quantize_dynamic: ", dynamic },
 };
 enum { FUNCTIONS = sizeof functions / sizeof *functions };
 
@@ -171,30 +206,59 @@ static const change changes[] = {
     ROW(TAKE_PACKED, packed.rows, ROWS - 1, SHAPE, "2 x 40"),
     ROW(TAKE_PACKED, packed.cols, COLS - 1, SHAPE, "3 x 39"),
     /* results */
-    ROW(AMAX | AMAX_ROWS, amax_p, 0, ARGUMENT, "amax is NULL"),
+    ROW(AMAX | AMAX_ROWS | AMAXES | DYNAMIC, amax_p, 0, ARGUMENT, "amax is NULL"),
     ROW(STATS, report_p, 0, ARGUMENT, "report is NULL"),
     ROW(STATS, report.size, 0, ARGUMENT, "size is 0"),
     ROW(STATS, report.size, sizeof(nib_quantize_report) - 1, ARGUMENT, "size is"),
+    ROW(STATS, report.without_counts, 2, ARGUMENT, "without_counts is 2"),
+    /* numbers where the device computes: addresses that no float or uint64 has */
+    ROW(AMAX | AMAX_ROWS | AMAXES | DYNAMIC, amax_p, 0x1002, NIB_ERR_ALIGNMENT, "amax 0x1002"),
+    ROW(AMAX | AMAXES, nonfinite_p, 0x1004, NIB_ERR_ALIGNMENT, "nonfinite 0x1004"),
+    ROW(TAKE_PACKED, packed.tensor_scale, 0x1003, NIB_ERR_ALIGNMENT, "tensor_scale 0x1003"),
+    ROW(QUANTIZE | QUANTIZES, options.tensor_amax, 0x1001, NIB_ERR_ALIGNMENT, "tensor_amax"),
+    ROW(TAKE_OPTIONS, options.random, 0x1004, NIB_ERR_ALIGNMENT, "random 0x1004"),
+    /* batch; a dynamic scale takes NULL for one matrix */
+    ROW(TAKE_BATCH & ~DYNAMIC, batch_p, 0, ARGUMENT, "batch is NULL"),
+    ROW(TAKE_BATCH, batch.size, 0, ARGUMENT, "size is 0"),
+    ROW(TAKE_BATCH, batch.size, sizeof(nib_batch) - 1, ARGUMENT, "size is"),
+    ROW(TAKE_BATCH, batch.tensor_stride, 2, ARGUMENT, "tensor_stride is 2"),
+    ROW(TAKE_BATCH, batch.tensor_stride, -1, ARGUMENT, "tensor_stride is -1"),
+    ROW(TAKE_BATCH, batch.count, -1, SHAPE, "count is -1"),
+    ROW(TAKE_BATCH, batch.count, INT64_MIN, SHAPE, "-9223372036854775808"),
+    ROW(TAKE_BATCH, batch.matrix_stride_elems, -1, SHAPE, "matrix_stride_elems is -1"),
+    ROW(TAKE_BATCH, batch.matrix_stride_elems, MAX, SHAPE, "over INT64_MAX"),
+    ROW(TAKE_BATCH, batch.matrix_stride_elems, MAX / 4 - ROWS * COLS + 1, SHAPE, "over INT64_MAX"),
+    ROW(TAKE_PACKED & TAKE_BATCH, batch.codes_stride_bytes, -1, SHAPE, "codes_stride_bytes is -1"),
+    ROW(TAKE_PACKED & TAKE_BATCH, batch.codes_stride_bytes, MAX, SHAPE, "over INT64_MAX"),
+    ROW(TAKE_PACKED & TAKE_BATCH, batch.scales_stride_bytes, -1, SHAPE, "scales_stride_bytes is"),
+    ROW(TAKE_PACKED & TAKE_BATCH, batch.scales_stride_bytes, MAX, SHAPE, "over INT64_MAX"),
+    ROW(DEQUANTIZES, batch.count, 2, SHAPE, "matrix_stride_elems 0 outputs overlap"),
+    ROW(QUANTIZES | DYNAMIC, batch.count, 2, SHAPE, "codes_stride_bytes 0 outputs overlap"),
+    ROW(DYNAMIC, options.tensor_amax, 0x1000, ARGUMENT, "options->tensor_amax is given"),
     /* options */
-    ROW(QUANTIZE, options.size, 0, ARGUMENT, "size is 0"),
-    ROW(QUANTIZE, options.size, sizeof(nib_quantize_options) - 1, ARGUMENT, "size is"),
-    ROW(QUANTIZE, options.scale_choice, 5, ARGUMENT, "5"),
-    ROW(QUANTIZE, options.scale_choice, -1, ARGUMENT, "-1"),
-    ROW(QUANTIZE, options.rounding, 2, ARGUMENT, "2"),
-    ROW(QUANTIZE, options.rounding, -1, ARGUMENT, "-1"),
-    ROW(QUANTIZE, options.rounding, NIB_ROUND_STOCHASTIC, ARGUMENT, "random"),
-    ROW(QUANTIZE, rules.size, 0, ARGUMENT, "size is 0"),
-    ROW(QUANTIZE, rules.size, sizeof(nib_rules) - 1, ARGUMENT, "size is"),
-    ROW(QUANTIZE, rules.tensor, 3, ARGUMENT, "tensor is 3"),
-    ROW(QUANTIZE, rules.block, 3, ARGUMENT, "block is 3"),
-    ROW(QUANTIZE, rules.element, 3, ARGUMENT, "element is 3"),
-    ROW(QUANTIZE, rules.ties, 2, ARGUMENT, "ties is 2"),
-    ROW(QUANTIZE, rules.zero_sign, 5, ARGUMENT, "zero_sign is 5"),
-    ROW(QUANTIZE, rules.nonfinite, 2, ARGUMENT, "nonfinite is 2"),
-    ROW(QUANTIZE, rules.mx, -1, ARGUMENT, "mx is"),
-    ROW(QUANTIZE, rules.mx, 7, ARGUMENT, "mx is 7"),
-    ROW(QUANTIZE, rules.e4m3_zero, 127, ARGUMENT, "e4m3_zero is 127"),
-    ROW(QUANTIZE, rules.e4m3_min, 127, ARGUMENT, "e4m3_min is 127"),
+    ROW(TAKE_OPTIONS, options.size, 0, ARGUMENT, "size is 0"),
+    ROW(TAKE_OPTIONS, options.size, offsetof(nib_quantize_options, scale_rows) - 1, ARGUMENT,
+        "size is"),
+    ROW(TAKE_OPTIONS, options.scale_rows, 2, ARGUMENT, "scale_rows is 2"),
+    ROW(TAKE_OPTIONS, options.scale_rows, 17, ARGUMENT, "17"),
+    ROW(TAKE_OPTIONS, options.scale_rows, -16, ARGUMENT, "-16"),
+    ROW(TAKE_OPTIONS, options.scale_choice, 5, ARGUMENT, "5"),
+    ROW(TAKE_OPTIONS, options.scale_choice, -1, ARGUMENT, "-1"),
+    ROW(TAKE_OPTIONS, options.rounding, 2, ARGUMENT, "2"),
+    ROW(TAKE_OPTIONS, options.rounding, -1, ARGUMENT, "-1"),
+    ROW(TAKE_OPTIONS, options.rounding, NIB_ROUND_STOCHASTIC, ARGUMENT, "random"),
+    ROW(TAKE_OPTIONS, rules.size, 0, ARGUMENT, "size is 0"),
+    ROW(TAKE_OPTIONS, rules.size, sizeof(nib_rules) - 1, ARGUMENT, "size is"),
+    ROW(TAKE_OPTIONS, rules.tensor, 3, ARGUMENT, "tensor is 3"),
+    ROW(TAKE_OPTIONS, rules.block, 3, ARGUMENT, "block is 3"),
+    ROW(TAKE_OPTIONS, rules.element, 3, ARGUMENT, "element is 3"),
+    ROW(TAKE_OPTIONS, rules.ties, 2, ARGUMENT, "ties is 2"),
+    ROW(TAKE_OPTIONS, rules.zero_sign, 5, ARGUMENT, "zero_sign is 5"),
+    ROW(TAKE_OPTIONS, rules.nonfinite, 2, ARGUMENT, "nonfinite is 2"),
+    ROW(TAKE_OPTIONS, rules.mx, -1, ARGUMENT, "mx is"),
+    ROW(TAKE_OPTIONS, rules.mx, 7, ARGUMENT, "mx is 7"),
+    ROW(TAKE_OPTIONS, rules.e4m3_zero, 127, ARGUMENT, "e4m3_zero is 127"),
+    ROW(TAKE_OPTIONS, rules.e4m3_min, 127, ARGUMENT, "e4m3_min is 127"),
 };
 
 static nib_device *open_cpu(void)
@@ -241,19 +305,26 @@ NIB_TEST(QuantizeRefuses, OneFieldChanged)
 static const change limits[] = {
     ROW(ALL, exec.threads, 0, NIB_OK, ""),
     ROW(ALL, exec.threads, 1024, NIB_OK, ""),
+    ROW(DYNAMIC, batch_p, 0, NIB_OK, ""),
+    ROW(TAKE_BATCH, batch.count, 0, NIB_OK, ""),
+    ROW(TAKE_BATCH, batch.tensor_stride, 1, NIB_OK, ""),
+    ROW(TAKE_BATCH, batch.matrix_stride_elems, MAX / 4 - ROWS * COLS, NIB_OK, ""),
+    ROW(TAKE_BATCH, batch.codes_stride_bytes, MAX - ROWS * CODE_BYTES, NIB_OK, ""),
+    ROW(TAKE_BATCH, batch.scales_stride_bytes, MAX - ROWS * SCALES, NIB_OK, ""),
+    ROW(AMAX | AMAXES, nonfinite_p, 0, NIB_OK, ""),
     ROW(TAKE_PACKED, packed.scale_layout, NIB_SCALES_SWIZZLED_128X4, NIB_OK, ""),
-    ROW(QUANTIZE, options_p, 0, NIB_OK, ""),
-    ROW(QUANTIZE, options.rules, 0, NIB_OK, ""),
-    ROW(QUANTIZE, options.scale_choice, NIB_SCALE_FOUR_OVER_SIX_MAE, NIB_OK, ""),
-    ROW(QUANTIZE, rules.tensor, NIB_TENSOR_SOURCE, NIB_OK, ""),
-    ROW(QUANTIZE, rules.block, NIB_BLOCK_TWO_STEP, NIB_OK, ""),
-    ROW(QUANTIZE, rules.element, NIB_ELEMENT_DIVIDE_ENC, NIB_OK, ""),
-    ROW(QUANTIZE, rules.mx, NIB_MX_EVEN_SOURCE, NIB_OK, ""),
-    ROW(QUANTIZE, rules.ties, NIB_TIES_DOWN, NIB_OK, ""),
-    ROW(QUANTIZE, rules.zero_sign, NIB_ZERO_SOURCE, NIB_OK, ""),
-    ROW(QUANTIZE, rules.nonfinite, NIB_NONFINITE_NAN, NIB_OK, ""),
-    ROW(QUANTIZE, rules.e4m3_zero, 126, NIB_OK, ""),
-    ROW(QUANTIZE, rules.e4m3_min, 126, NIB_OK, ""),
+    ROW(TAKE_OPTIONS, options_p, 0, NIB_OK, ""),
+    ROW(TAKE_OPTIONS, options.rules, 0, NIB_OK, ""),
+    ROW(TAKE_OPTIONS, options.scale_choice, NIB_SCALE_FOUR_OVER_SIX_MAE, NIB_OK, ""),
+    ROW(TAKE_OPTIONS, rules.tensor, NIB_TENSOR_SOURCE, NIB_OK, ""),
+    ROW(TAKE_OPTIONS, rules.block, NIB_BLOCK_TWO_STEP, NIB_OK, ""),
+    ROW(TAKE_OPTIONS, rules.element, NIB_ELEMENT_DIVIDE_ENC, NIB_OK, ""),
+    ROW(TAKE_OPTIONS, rules.mx, NIB_MX_EVEN_SOURCE, NIB_OK, ""),
+    ROW(TAKE_OPTIONS, rules.ties, NIB_TIES_DOWN, NIB_OK, ""),
+    ROW(TAKE_OPTIONS, rules.zero_sign, NIB_ZERO_SOURCE, NIB_OK, ""),
+    ROW(TAKE_OPTIONS, rules.nonfinite, NIB_NONFINITE_NAN, NIB_OK, ""),
+    ROW(TAKE_OPTIONS, rules.e4m3_zero, 126, NIB_OK, ""),
+    ROW(TAKE_OPTIONS, rules.e4m3_min, 126, NIB_OK, ""),
 };
 
 NIB_TEST(QuantizeRefuses, NothingAtTheLimits)
@@ -316,6 +387,13 @@ NIB_TEST(QuantizeRefuses, WhatItsFormatCannotHold)
     EXPECT_FAILS("four-over-six", quantize(&r), UNSUPPORTED, "0x200000");
     r.options.scale_choice = NIB_SCALE_FOUR_OVER_SIX_MAE;
     EXPECT_FAILS("four-over-six", quantize(&r), UNSUPPORTED, "0x200000");
+    EXPECT_FAILS("four-over-six", quantize_batch(&r), UNSUPPORTED, "0x200000");
+    r.options.scale_choice = NIB_SCALE_MSE;
+    r.options.scale_rows = 16;
+    EXPECT_FAILS("16 rows", quantize(&r), UNSUPPORTED, "scale choice 1");
+    EXPECT_FAILS("16 rows", quantize_batch(&r), UNSUPPORTED, "scale choice 1");
+    r.options.scale_choice = NIB_SCALE_AMAX;
+    EXPECT_FAILS("dynamic", dynamic(&r), UNSUPPORTED, "no tensor scale");
     request_init(&r, device); /* GGUF's halves: 4 bits, whole blocks */
     r.packed.code_order = NIB_CODES_GGUF_HALVES;
     r.matrix.cols = r.packed.cols = 32;

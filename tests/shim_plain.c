@@ -1,6 +1,7 @@
 /* shim_plain.c: shim.h without Google Test, for a processor that has no package of it. Speaks
- * its dialect: --gtest_filter=TEXT (a part of the name), GTEST_TOTAL_SHARDS, GTEST_SHARD_INDEX,
- * and the lines that scripts/run_tests.sh counts. */
+ * its dialect: --gtest_filter=A*:B*-C*, GTEST_TOTAL_SHARDS, GTEST_SHARD_INDEX, and the lines that
+ * scripts/run_tests.sh counts. */
+#include <fnmatch.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,9 +76,28 @@ static int run(const test *t)
     return failed;
 }
 
+/* Patterns with : between them, up to a - or the end. */
+static int one_fits(const char *patterns, const char *name)
+{
+    while (*patterns && *patterns != '-') {
+        char pattern[256];
+        const size_t n = strcspn(patterns, ":-");
+        snprintf(pattern, sizeof pattern, "%.*s", (int)n, patterns);
+        if (fnmatch(pattern, name, 0) == 0) return 1;
+        patterns += n + (patterns[n] == ':');
+    }
+    return 0;
+}
+
+static int is_wanted(const char *filter, const char *name)
+{
+    const char *but = strchr(filter, '-');
+    return (filter == but || one_fits(filter, name)) && !(but && one_fits(but + 1, name));
+}
+
 int main(int argc, char **argv)
 {
-    const char *filter = "";
+    const char *filter = "*";
     for (int i = 1; i < argc; i++)
         if (strncmp(argv[i], "--gtest_filter=", 15) == 0) filter = argv[i] + 15;
 
@@ -87,7 +107,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < n_tests; i++) {
         char name[256];
         snprintf(name, sizeof name, "%s.%s", tests[i].suite, tests[i].name);
-        if (i % shards == shard && strstr(name, filter)) any_failed |= run(&tests[i]);
+        if (i % shards == shard && is_wanted(filter, name)) any_failed |= run(&tests[i]);
     }
     return any_failed;
 }

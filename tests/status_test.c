@@ -25,13 +25,15 @@ NIB_TEST(Status, EveryValueHasItsName)
         { NIB_ERR_NONFINITE, 9, "NIB_ERR_NONFINITE" },
         { NIB_ERR_EXISTS, 10, "NIB_ERR_EXISTS" },
         { NIB_ERR_CANCELLED, 11, "NIB_ERR_CANCELLED" },
+        { NIB_ERR_NO_DEVICE, 12, "NIB_ERR_NO_DEVICE" },
+        { NIB_ERR_NOT_PREPARED, 13, "NIB_ERR_NOT_PREPARED" },
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         EXPECT((int)all[i].status == all[i].value, "%s is %d", all[i].name, (int)all[i].status);
         EXPECT(!strcmp(nib_status_name(all[i].status), all[i].name), "%d is called %s",
                all[i].value, nib_status_name(all[i].status));
     }
-    static const int unknown[] = { -1, 12, 13, 1000, 0x7fffffff };
+    static const int unknown[] = { -1, 14, 15, 1000, 0x7fffffff };
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
         nib_status odd;
         memcpy(&odd, &unknown[i], sizeof odd);

@@ -2,7 +2,8 @@
  *
  *   rows of the source --(in place, or decoded to f32)--> panel
  *   panel --amax--> A of the unit            first pass, formats with a tensor scale only
- *   panel --quantize--> codes, scales --> statistics while all of it is in the cache --> file
+ *   panel --quantize--> codes, scales, statistics --> file
+ *                       a backend takes the statistics in the same step, or next, from the cache
  */
 #include "host/io/convert.h"
 
@@ -178,11 +179,18 @@ static nib_status quantize_work(void *context, const nib_panel *p, nib_panel_res
         .scale_layout = NIB_SCALES_LINEAR, .rows = p->n, .cols = m.cols,
         .codes = p->buffers->codes, .ld_codes_bytes = nib_codes_row_bytes(o->format, m.cols),
         .scales = p->buffers->scales, .tensor_scale = has_tensor_scale ? &tensor_scale : NULL };
-    NIB_TRY(nib_quantize(p->exec, &m, &options, &packed));
-    const double t1 = now();
+    const int in_one = nib_has_quantize_measured(p->exec);
+    double t1 = 0;
     result->error.without_counts = !o->counts;
-    NIB_TRY(nib_quantize_stats(p->exec, &m, &packed, &result->error));
+    if (in_one) {
+        NIB_TRY(nib_quantize_measured(p->exec, &m, &options, &packed, &result->error));
+    } else {
+        NIB_TRY(nib_quantize(p->exec, &m, &options, &packed));
+        t1 = now();
+        NIB_TRY(nib_quantize_stats(p->exec, &m, &packed, &result->error));
+    }
     const double t2 = now();
+    if (in_one) t1 = t2;
     if (result->error.nonfinite && o->nonfinite == NIB_NONFINITE_REFUSE)
         return refuse_nonfinite(p, &m);
     NIB_TRY(put_panel(c, p, &packed));

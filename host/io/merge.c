@@ -97,12 +97,26 @@ static nib_status copy_file(const part *p, size_t file, const char *name, json_t
     return nib_output_copy(out, name, nib_safetensors_path(p->model->st, file));
 }
 
+static int has_tensors(const part *p, size_t file)
+{
+    size_t n;
+    const nib_tensor *t = nib_safetensors_tensors(p->model->st, &n);
+    for (size_t i = 0; i < n; i++)
+        if ((size_t)t[i].file == file) return 1;
+    return 0;
+}
+
+/* More parts than tensors leave files without any, which are left out but for an only one. */
 static nib_status merge_folders(const part *parts, size_t n, nib_output *out)
 {
     static const char *const skip[] = { NIB_PART_FILE, NULL };
     size_t files = 0, number = 0;
     uint64_t total = 0;
-    for (size_t i = 0; i < n; i++) files += nib_safetensors_files(parts[i].model->st);
+    for (size_t i = 0; i < n; i++)
+        for (size_t f = 0; f < nib_safetensors_files(parts[i].model->st); f++)
+            files += (size_t)has_tensors(&parts[i], f);
+    const int keep_empty = files == 0;
+    if (keep_empty) files = 1;
     json_t *map = json_object();
     nib_status status = map ? nib_folder_copy(parts[0].model->folder, skip, out)
                             : nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory for the index");
@@ -110,6 +124,7 @@ static nib_status merge_folders(const part *parts, size_t n, nib_output *out)
         const size_t own = nib_safetensors_files(parts[i].model->st);
         for (size_t f = 0; f < own && status == NIB_OK; f++) {
             char name[64];
+            if (number == files || (!keep_empty && !has_tensors(&parts[i], f))) continue;
             number++;
             if (files == 1) snprintf(name, sizeof name, "model.safetensors");
             else snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", number, files);

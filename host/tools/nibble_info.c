@@ -26,7 +26,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->path = arg;
         return 0;
     case ARGP_KEY_END:
-        if (!a->path) nibble_usage("nibble info", "a model is missing");
+        if (!a->path || !*a->path) nibble_usage("nibble info", "a model is missing");
         return 0;
     default: return ARGP_ERR_UNKNOWN;
     }

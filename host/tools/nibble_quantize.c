@@ -130,8 +130,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->src = arg;
         return 0;
     case ARGP_KEY_END:
-        if (!a->src) nibble_usage(me, "a model is missing");
-        if (!a->dst && !o->dry_run) nibble_usage(me, "-o DST is missing");
+        if (!a->src || !*a->src) nibble_usage(me, "a model is missing");
+        if ((!a->dst || !*a->dst) && !o->dry_run) nibble_usage(me, "-o DST is missing");
         return 0;
     default: return parse_arithmetic(key, arg, a);
     }
@@ -148,7 +148,7 @@ static void settle(quantize_args *a, nib_rules *rules)
 {
     nib_checkpoint_options *o = &a->o;
     if (nib_format_from_name(a->format, &o->format) != NIB_OK)
-        nibble_usage(me, "--format: %s", nib_last_error());
+        nibble_usage(me, "--format '%s' is unknown; the exports hold nvfp4 and mxfp4", a->format);
     if (a->block >= 0) {
         const nib_format f = nib_format_make(nib_format_element(o->format),
                                              nib_format_scale(o->format), a->block,
@@ -193,9 +193,12 @@ static void print_summary(const quantize_args *a, const nib_checkpoint_report *r
            (unsigned long long)n_quantized);
     printf("  bytes            %s -> %s\n", nibble_bytes((double)r->source_bytes),
            nibble_bytes((double)r->stored_bytes));
-    printf("  bits per weight  %.3f in quantized tensors, %.3f over all\n",
-           quantized_weights > 0 ? 8 * quantized_bytes / quantized_weights : 0,
-           weights > 0 ? 8 * (double)r->stored_bytes / weights : 0);
+    if (quantized_weights > 0)
+        printf("  bits per weight  %.3f in quantized tensors, %.3f over all\n",
+               8 * quantized_bytes / quantized_weights, 8 * (double)r->stored_bytes / weights);
+    else
+        printf("  bits per weight  %.3f; no tensor is quantized\n",
+               weights > 0 ? 8 * (double)r->stored_bytes / weights : 0);
     if (n_fused)
         printf("  fused experts    %llu tensors kept: [experts, in, out], blocks would run along "
                "the output\n", (unsigned long long)n_fused);

@@ -3,15 +3,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "qbench.h"
+#include "qbench_ops.h"
 
 static const char *const backend_names[] = { "auto", "cpu", "cuda", NULL };
-static const char *const isa_names[] = { "auto", "portable", "avx2", NULL };
+static const char *const isa_names[] = { "auto", "portable", "avx2", "avx512", NULL };
+static const char *const launch_names[] = { "auto", "graph", "stream", NULL };
+static const char *const block_names[] = { "0", "8", "16", "32", "64", "128", NULL };
 static const char *const dtype_names[] = { "f32", "f16", "bf16", NULL };
 static const char *const choice_names[] = { "amax", "mse", "mse-full", "four-over-six-mse",
                                             "four-over-six-mae", NULL };
+static const char *const rounding_names[] = { "nearest", "stochastic", NULL };
+static const char *const gradient_names[] = { "identity", "clamp", NULL }; /* nib_fake_gradient */
+static const char *const mask_names[] = { "none", "bits", NULL };
+static const char *const scale_rows_names[] = { "1", "16", NULL };
 static const char *const layout_names[] = { "linear", "swizzled", NULL };
-static const char *const cache_names[] = { "cold", "hot", NULL };
+static const char *const tactic_names[] = { "auto", NIB_QB_TACTIC_NAMES, NULL };
+static const char *const accumulate_names[] = { "f32", "f16", "f16-128", "f16-256", NULL };
+static const char *const activations_names[] = { "exact", "int8", NULL };
+static const char *const cache_names[] = { "cold", "cold-weights", "flush", "hot", NULL };
+static const char *const cache_also[] = { "all", "weights", "flush", "none", NULL };
 
 static nib_status read_format(const char *text, int64_t *value)
 {
@@ -40,29 +50,52 @@ static void write_rules(int64_t value, char *text, size_t bytes)
 }
 
 const nib_qb_axis nib_qb_axes[NIB_QB_AXES] = {
-    [NIB_QB_BACKEND] = { "backend", "NAME", "auto", "auto, cpu, cuda", backend_names,
-                         NULL, NULL, 0 },
-    [NIB_QB_ISA] = { "isa", "NAME", "auto", "instruction set of the CPU: auto, portable, avx2",
-                     isa_names, NULL, NULL, 0 },
+    [NIB_QB_BACKEND] = { "backend", "NAME", "auto", "auto, cpu, cuda", .names = backend_names },
+    [NIB_QB_DEVICE] = { "device", "N", "0", "number of the GPU", .low = 0 },
+    [NIB_QB_ISA] = { "isa", "NAME", "auto", "of the CPU: auto, portable, avx2, avx512",
+                     .names = isa_names },
+    [NIB_QB_LAUNCH] = { "launch", "NAME", "auto", "of a GPU's calls: graph (what auto takes where "
+                        "it can), stream: one by one", .names = launch_names },
     [NIB_QB_FORMAT] = { "format", "NAME", "nvfp4",
                         "nvfp4, mxfp4, mxfp8-e4m3, ... or parts such as e2m1/e4m3/64/tensor",
-                        NULL, read_format, write_format, 0 },
+                        .read = read_format, .write = write_format },
+    [NIB_QB_BLOCK] = { "block", "N", "0", "that format with blocks of 8, 16, 32, 64 or 128; 0: its "
+                       "own", .names = block_names },
     [NIB_QB_DTYPE] = { "dtype", "NAME", "f32", "of the plain matrix: f32, f16, bf16",
-                       dtype_names, NULL, NULL, 0 },
+                       .names = dtype_names },
     [NIB_QB_RULES] = { "rules", "NAME", "te", "te, modelopt, compressed-tensors, ocp, gguf",
-                       NULL, read_rules, write_rules, 0 },
+                       .read = read_rules, .write = write_rules },
     [NIB_QB_CHOICE] = { "scale-choice", "NAME", "amax",
                         "amax, mse, mse-full, four-over-six-mse, four-over-six-mae",
-                        choice_names, NULL, NULL, 0 },
+                        .names = choice_names },
+    [NIB_QB_ROUNDING] = { "rounding", "NAME", "nearest", "nearest, stochastic",
+                          .names = rounding_names },
+    [NIB_QB_GRADIENT] = { "gradient", "NAME", "clamp", "of fake-quantization: identity, clamp",
+                          .names = gradient_names },
+    [NIB_QB_MASK] = { "mask", "NAME", "none", "of what was clamped: none, or bits, which forward "
+                      "writes and backward reads", .names = mask_names },
+    [NIB_QB_SCALE_ROWS] = { "scale-rows", "N", "1", "that share their blocks' scales: 1, 16",
+                            .names = scale_rows_names },
     [NIB_QB_LAYOUT] = { "layout", "NAME", "linear", "of the block scales: linear, swizzled",
-                        layout_names, NULL, NULL, 0 },
-    [NIB_QB_ROWS] = { "rows", "N", "4096", "rows of the matrix", NULL, NULL, NULL, 1 },
-    [NIB_QB_COLS] = { "cols", "N", "4096", "columns, the direction of the blocks",
-                      NULL, NULL, NULL, 1 },
-    [NIB_QB_THREADS] = { "threads", "N", "1", "CPU threads; 0: all", NULL, NULL, NULL, 0 },
+                        .names = layout_names },
+    [NIB_QB_TACTIC] = { "tactic", "NAME", "auto", "of gemm: auto takes the plan's, by M; qbench "
+                        "gemm --list-kernels names them", .names = tactic_names },
+    [NIB_QB_ACCUMULATE] = { "accumulate", "NAME", "f32", "of gemm: f32, or f16 sums of 64 (f16), "
+                            "128 (f16-128) or 256 products", .names = accumulate_names },
+    [NIB_QB_ACTIVATIONS] = { "activations", "NAME", "exact", "of gemm on a CPU: exact, int8",
+                             .names = activations_names },
+    [NIB_QB_BATCH] = { "batch", "N", "1", "matrices in one call, such as experts", .low = 1 },
+    [NIB_QB_M] = { "m", "N", "1", "rows of a product's left matrix, such as tokens", .low = 1 },
+    [NIB_QB_N] = { "n", "N", "4096", "rows of its weights, and columns of the result", .low = 1 },
+    [NIB_QB_K] = { "k", "N", "4096", "what is summed over", .low = 1 },
+    [NIB_QB_ROWS] = { "rows", "N", "4096", "rows of the matrix", .low = 1 },
+    [NIB_QB_COLS] = { "cols", "N", "4096", "columns, the direction of the blocks", .low = 1 },
+    [NIB_QB_THREADS] = { "threads", "N", "1", "CPU threads; 0: all", .low = 0 },
     [NIB_QB_CACHE] = { "cache", "NAME", "cold",
-                       "cold: each call finds its data in memory only; hot: in the caches",
-                       cache_names, NULL, NULL, 0 },
+                       "what is cold before a call: cold (or all), by rotating copies; "
+                       "cold-weights (or weights): those alone; flush: one copy, caches emptied; "
+                       "hot (or none): nothing",
+                       .names = cache_names, .also = cache_also },
 };
 
 static int append(nib_qb_values *values, int64_t value)
@@ -116,7 +149,8 @@ static int append_item(const nib_qb_axis *axis, const char *item, nib_qb_values 
     if (axis->read) return axis->read(item, &value) == NIB_OK && append(values, value);
     if (!axis->names) return append_numbers(item, axis->low, values);
     for (int i = 0; axis->names[i]; i++)
-        if (!strcmp(axis->names[i], item)) return append(values, i);
+        if (!strcmp(axis->names[i], item) || (axis->also && !strcmp(axis->also[i], item)))
+            return append(values, i);
     return 0;
 }
 

@@ -1,65 +1,17 @@
 /* qbench_data.c: an operation's buffers, in so many copies that each call finds none of its
  * data in a cache. Everything is touched before it is timed, or the first pass would measure
- * page faults. */
+ * page faults.
+ *
+ * An image is one copy of all parts; what lies between them stays as it was allocated, 0xa5. */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "qbench.h"
 
-enum { HUGE_PAGE = 2 << 20, LINE = 64 };
+enum { HUGE_PAGE = 2 << 20, LINE = 256 }; /* cudaMalloc's alignment, a multiple of cache lines */
+enum { MOST_COPIES = 1 << 16 };
 
 static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
-int64_t nib_qb_memory_available(void)
-{
-    FILE *f = fopen("/proc/meminfo", "r");
-    char  line[128];
-    long long kb = 0;
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %lld", &kb) == 1) break;
-    if (f) fclose(f);
-    return kb > 0 ? kb * 1024 : (int64_t)1 << 30;
-}
-
-/* The largest cache of processor 0, from sysfs: sysconf adds up a package's several caches on
- * some processors, of which one thread sees one. */
-int64_t nib_qb_llc_bytes(void)
-{
-    long long largest = 0;
-    for (int i = 0; i < 8; i++) {
-        char path[96], unit = 'K';
-        long long n = 0;
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", i);
-        FILE *f = fopen(path, "r");
-        if (!f) break;
-        if (fscanf(f, "%lld%c", &n, &unit) >= 1) n *= unit == 'M' ? 1 << 20 : 1 << 10;
-        fclose(f);
-        if (n > largest) largest = n;
-    }
-    if (largest == 0) largest = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    return largest > 0 ? largest : 32 << 20;
-}
-
-void *nib_qb_map(size_t bytes, int32_t threads)
-{
-    const int64_t size = round_up((int64_t)bytes, HUGE_PAGE);
-    if (size > nib_qb_memory_available() / 10 * 9) return NULL;
-    uint8_t *p = aligned_alloc(HUGE_PAGE, (size_t)size);
-    if (!p) return NULL;
-    (void)madvise(p, (size_t)size, MADV_HUGEPAGE); /* a wish: small pages work too */
-    /* By the threads that will use it, so that pages lie near them. */
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < size / HUGE_PAGE; i++) memset(p + i * HUGE_PAGE, 0xa5, HUGE_PAGE);
-    return p;
-}
-
-void nib_qb_unmap(void *p, size_t bytes)
-{
-    (void)bytes;
-    free(p);
-}
 
 static int64_t gcd(int64_t a, int64_t b) { return b ? gcd(b, a % b) : a; }
 
@@ -71,65 +23,132 @@ int64_t nib_qb_visit(int64_t i, int64_t copies)
     return i % copies * step % copies;
 }
 
-void *nib_qb_part(const nib_qb_data *data, int64_t copy, int part)
-{
-    return data->base + copy * data->stride + data->part_offset[part];
-}
-
-/* Offsets of the parts and the distance of copies; 0 if the size is absurd. */
+/* Places of the parts and the distance of images; 0 if the size is absurd. */
 static int place(nib_qb_data *data)
 {
     int64_t at = 0, unit = LINE;
     for (int i = 0; i < NIB_QB_PARTS; i++) {
-        const int64_t n = data->part_bytes[i];
+        const int64_t n = data->part[i].bytes;
         if (n < 0 || n > INT64_MAX / 16) return 0;
         const int64_t align = n >= HUGE_PAGE ? HUGE_PAGE : LINE;
         if (align > unit) unit = align;
-        data->part_offset[i] = round_up(at, align);
-        at = data->part_offset[i] + n;
+        data->offset[i] = round_up(at, align);
+        at = data->offset[i] + n;
     }
     data->stride = round_up(at, unit);
     return 1;
 }
 
+static int has_weights(const nib_qb_data *data)
+{
+    for (int i = 0; i < NIB_QB_PARTS; i++)
+        if (data->part[i].role == NIB_QB_WEIGHT && data->part[i].bytes) return 1;
+    return 0;
+}
+
+static void plan_copies(nib_qb_data *data)
+{
+    const int64_t cache = data->c->value[NIB_QB_CACHE];
+    int64_t rotating = data->stride;
+    data->copies = 1;
+    if (data->stride == 0) return; /* no buffers, as for fma */
+    if (cache != NIB_QB_CACHE_COLD && cache != NIB_QB_CACHE_WEIGHTS) return;
+    if (cache == NIB_QB_CACHE_WEIGHTS) {
+        rotating = 0;
+        for (int i = 0; i < NIB_QB_PARTS; i++)
+            if (data->part[i].role == NIB_QB_WEIGHT) rotating += data->part[i].bytes;
+    }
+    data->copies = (4 * data->device->cache_bytes + rotating - 1) / rotating;
+    if (data->copies > MOST_COPIES) data->copies = MOST_COPIES;
+}
+
+nib_qb_call nib_qb_call_of(const nib_qb_data *data, int64_t copy)
+{
+    const int weights_only = data->c->value[NIB_QB_CACHE] == NIB_QB_CACHE_WEIGHTS;
+    nib_qb_call call = { .c = data->c, .exec = &data->device->exec,
+                         .gpu = data->device->runtime ? data->device : NULL,
+                         .target = data->device->device };
+    for (int i = 0; i < NIB_QB_PARTS; i++) {
+        if (data->part[i].bytes == 0) continue;
+        const int64_t at = weights_only && data->part[i].role != NIB_QB_WEIGHT ? 0 : copy;
+        call.part[i] = data->part[i].role == NIB_QB_OUT_HOST
+                         ? data->side + data->offset[i]
+                         : data->base + at * data->stride + data->offset[i];
+    }
+    return call;
+}
+
+nib_qb_call nib_qb_call_in(const nib_qb_data *data, uint8_t *image)
+{
+    nib_qb_call call = { .c = data->c, .exec = &data->reference,
+                         .target = data->device->device };
+    for (int i = 0; i < NIB_QB_PARTS; i++)
+        if (data->part[i].bytes) call.part[i] = image + data->offset[i];
+    return call;
+}
+
+static nib_status allocate(nib_qb_data *data, char *error, size_t error_bytes)
+{
+    const int64_t free_bytes = nib_qb_memory_available();
+    int64_t bytes;
+    const int fits = !__builtin_mul_overflow(data->copies + 2, data->stride, &bytes)
+                  && (data->device->runtime || bytes <= free_bytes / 10 * 9);
+    if (fits) data->image = nib_qb_map((size_t)data->stride, 1);
+    if (data->image) data->side = nib_qb_map((size_t)data->stride, 1);
+    if (data->side)
+        data->base = nib_qb_device_allocate(data->device, (size_t)(data->copies * data->stride));
+    if (data->base) return NIB_OK;
+    if (data->side && data->device->runtime)
+        snprintf(error, error_bytes, "%lld copies of %lld MB: %.400s", (long long)data->copies,
+                 (long long)(data->stride >> 20), data->device->why);
+    else
+        snprintf(error, error_bytes, "needs %lld copies of %lld MB; %lld MB are free",
+                 (long long)data->copies + 2, (long long)(data->stride >> 20),
+                 (long long)(free_bytes >> 20));
+    return NIB_ERR_OUT_OF_MEMORY;
+}
+
+static nib_status fill(nib_qb_data *data, char *error, size_t error_bytes)
+{
+    const nib_qb_call call = nib_qb_call_in(data, data->image);
+    nib_status status = data->c->op->fill ? data->c->op->fill(&call) : NIB_OK;
+    if (status != NIB_OK) {
+        snprintf(error, error_bytes, "%s", nib_last_error());
+        return status;
+    }
+    for (int64_t i = 0; i < data->copies && status == NIB_OK; i++)
+        status = nib_qb_device_copy(data->device, data->base + i * data->stride, data->image,
+                                    (size_t)data->stride);
+    if (status != NIB_OK) snprintf(error, error_bytes, "%.480s", data->device->why);
+    return status;
+}
+
 nib_status nib_qb_data_open(nib_qb_data *data, char *error, size_t error_bytes)
 {
     const nib_qb_case *c = data->c;
-    const nib_status status = c->op->layout(c, data->part_bytes);
+    nib_status status = c->op->layout(c, data->part);
     if (status != NIB_OK || !place(data)) {
         snprintf(error, error_bytes, "%lld x %lld is too large to hold",
                  (long long)c->value[NIB_QB_ROWS], (long long)c->value[NIB_QB_COLS]);
         return NIB_ERR_SHAPE;
     }
-    const int64_t cold_bytes = 4 * nib_qb_llc_bytes();
-    data->copies = 1;
-    if (data->stride == 0) return NIB_OK; /* no buffers, as for fma */
-    if (c->value[NIB_QB_CACHE] == NIB_QB_CACHE_COLD)
-        data->copies = (cold_bytes + data->stride - 1) / data->stride;
-
-    int64_t bytes;
-    if (__builtin_mul_overflow(data->copies, data->stride, &bytes)
-        || bytes > nib_qb_memory_available() / 10 * 9
-        || !(data->base = nib_qb_map((size_t)bytes, data->exec.threads))) {
-        snprintf(error, error_bytes, "needs %lld copies of %lld MB; %lld MB are free",
-                 (long long)data->copies, (long long)(data->stride >> 20),
-                 (long long)(nib_qb_memory_available() >> 20));
-        return NIB_ERR_OUT_OF_MEMORY;
+    if (c->value[NIB_QB_CACHE] == NIB_QB_CACHE_WEIGHTS && !has_weights(data)) {
+        snprintf(error, error_bytes, "%s has no weights to keep cold; the choices of --cache are "
+                 "cold, flush, hot", c->op->name);
+        return NIB_ERR_UNSUPPORTED;
     }
-    data->mapped_bytes = (size_t)bytes;
-    const nib_status filled = c->op->fill ? c->op->fill(data) : NIB_OK;
-    if (filled != NIB_OK) {
-        snprintf(error, error_bytes, "%s", nib_last_error());
-        nib_qb_data_close(data);
-        return filled;
-    }
-    for (int64_t i = 1; i < data->copies; i++)
-        memcpy(data->base + i * data->stride, data->base, (size_t)data->stride);
-    return NIB_OK;
+    plan_copies(data);
+    if (data->stride == 0) return NIB_OK;
+    status = allocate(data, error, error_bytes);
+    if (status == NIB_OK) status = fill(data, error, error_bytes);
+    if (status != NIB_OK) nib_qb_data_close(data);
+    return status;
 }
 
 void nib_qb_data_close(nib_qb_data *data)
 {
-    if (data->base) nib_qb_unmap(data->base, data->mapped_bytes);
-    data->base = NULL;
+    if (data->base) nib_qb_device_release(data->device, data->base);
+    nib_qb_unmap(data->image);
+    nib_qb_unmap(data->side);
+    data->base = data->image = data->side = NULL;
 }

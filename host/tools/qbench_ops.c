@@ -1,331 +1,330 @@
-/* qbench_ops.c: the public operations as rows of the benchmark. A new one is one entry here. */
+/* qbench_ops.c: the list of operations, and those of quantize.h. A new one is an entry such as
+ * these, and its line in the list. */
 #include <math.h>
 #include <string.h>
 
-#include "kernels/backend.h"
-#include "qbench.h"
+#include "qbench_ops.h"
 
-enum { MATRIX, CODES, SCALES };
+/* ---- quantize ---- */
 
-#define AXIS(id) (1u << NIB_QB_##id)
-enum {
-    MATRIX_AXES = AXIS(BACKEND) | AXIS(ISA) | AXIS(DTYPE) | AXIS(ROWS) | AXIS(COLS) | AXIS(THREADS)
-                | AXIS(CACHE),
-    PACKED_AXES = MATRIX_AXES | AXIS(FORMAT) | AXIS(LAYOUT),
-    QUANTIZE_AXES = PACKED_AXES | AXIS(RULES) | AXIS(CHOICE)
-};
-
-/* ---- the case's objects ---- */
-
-int64_t nib_qb_matrix_bytes(const nib_qb_case *c)
+static nib_status quantize_layout(const nib_qb_case *c, nib_qb_part *part)
 {
-    int64_t bytes;
-    const int64_t element = c->value[NIB_QB_DTYPE] == NIB_F32 ? 4 : 2;
-    if (__builtin_mul_overflow(c->value[NIB_QB_ROWS], c->value[NIB_QB_COLS], &bytes)
-        || __builtin_mul_overflow(bytes, element, &bytes))
-        return -1;
-    return bytes;
-}
-
-static nib_status matrix_layout(const nib_qb_case *c, int64_t *part_bytes)
-{
-    part_bytes[MATRIX] = nib_qb_matrix_bytes(c);
-    return part_bytes[MATRIX] < 0 ? NIB_ERR_SHAPE : NIB_OK;
-}
-
-static nib_status packed_layout(const nib_qb_case *c, int64_t *part_bytes)
-{
-    const nib_format format = (nib_format)c->value[NIB_QB_FORMAT];
-    const int64_t rows = c->value[NIB_QB_ROWS], cols = c->value[NIB_QB_COLS];
-    if (matrix_layout(c, part_bytes) != NIB_OK) return NIB_ERR_SHAPE; /* codes are smaller */
-    part_bytes[CODES] = rows * nib_codes_row_bytes(format, cols);
-    part_bytes[SCALES] = nib_scales_bytes(format, (nib_scale_layout)c->value[NIB_QB_LAYOUT], rows,
-                                          cols);
-    return part_bytes[SCALES] < 0 ? NIB_ERR_SHAPE : NIB_OK;
-}
-
-static nib_matrix matrix_at(const nib_qb_data *data, void *p, nib_dtype dtype)
-{
-    const int64_t *value = data->c->value;
-    return (nib_matrix){ p, dtype, value[NIB_QB_ROWS], value[NIB_QB_COLS], value[NIB_QB_COLS] };
-}
-
-static nib_matrix matrix_of(const nib_qb_data *data, int64_t copy)
-{
-    return matrix_at(data, nib_qb_part(data, copy, MATRIX),
-                     (nib_dtype)data->c->value[NIB_QB_DTYPE]);
-}
-
-static nib_packed packed_at(nib_qb_data *data, uint8_t *codes, uint8_t *scales, float *tensor_scale)
-{
-    const int64_t *value = data->c->value;
-    const nib_format format = (nib_format)value[NIB_QB_FORMAT];
-    return (nib_packed){
-        .size = sizeof(nib_packed),
-        .format = format,
-        .code_order = NIB_CODES_PAIRS,
-        .scale_layout = (nib_scale_layout)value[NIB_QB_LAYOUT],
-        .rows = value[NIB_QB_ROWS],
-        .cols = value[NIB_QB_COLS],
-        .codes = codes,
-        .ld_codes_bytes = nib_codes_row_bytes(format, value[NIB_QB_COLS]),
-        .scales = scales,
-        .tensor_scale = nib_format_has_tensor_scale(format) ? tensor_scale : NULL,
-    };
-}
-
-static nib_packed packed_of(nib_qb_data *data, int64_t copy)
-{
-    return packed_at(data, nib_qb_part(data, copy, CODES), nib_qb_part(data, copy, SCALES),
-                     &data->tensor_scale);
-}
-
-/* ---- contents ---- */
-
-/* Bell-shaped around 0, like weights, from a fixed seed: the sum of four uniform numbers. */
-static void fill_weights(float *x, int64_t n, uint64_t *state)
-{
-    for (int64_t i = 0; i < n; i++) {
-        *state += 0x9e3779b97f4a7c15u; /* splitmix64, Steele et al. 2014 */
-        uint64_t z = *state;
-        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-        z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-        z ^= z >> 31;
-        const int64_t sum = (int64_t)(z & 0xffff) + (int64_t)(z >> 16 & 0xffff)
-                          + (int64_t)(z >> 32 & 0xffff) + (int64_t)(z >> 48);
-        x[i] = (float)(sum - 131070) * 0x1p-20f;
-    }
-}
-
-static nib_status fill_matrix(nib_qb_data *data)
-{
-    enum { CHUNK = 4096 };
-    const nib_matrix m = matrix_of(data, 0);
-    const size_t element = m.dtype == NIB_F32 ? 4 : 2;
-    float chunk[CHUNK];
-    uint64_t state = 1;
-    for (int64_t i = 0; i < m.rows * m.cols; i += CHUNK) {
-        const int64_t left = m.rows * m.cols - i, n = left < CHUNK ? left : CHUNK;
-        fill_weights(chunk, n, &state);
-        nib_scalar_cpu.from_f32(m.dtype, chunk, n, (uint8_t *)m.data + (size_t)i * element);
-    }
+    if (nib_qb_packed_layout(c, part) != NIB_OK) return NIB_ERR_SHAPE;
+    part[NIB_QB_MATRIX].role = NIB_QB_IN;
+    part[NIB_QB_CODES].role = part[NIB_QB_SCALES].role = NIB_QB_OUT;
+    part[NIB_QB_TENSOR].role = NIB_QB_IN;
+    if (c->value[NIB_QB_ROUNDING] == NIB_ROUND_STOCHASTIC)
+        part[NIB_QB_RANDOM] = (nib_qb_part){ 2 * sizeof(uint64_t), NIB_QB_IN };
     return NIB_OK;
 }
 
-/* The source and its tensor scale, found beforehand. */
-static nib_status fill_quantize(nib_qb_data *data)
+static nib_status dynamic_layout(const nib_qb_case *c, nib_qb_part *part)
 {
-    const int64_t *value = data->c->value;
+    if (quantize_layout(c, part) != NIB_OK) return NIB_ERR_SHAPE;
+    part[NIB_QB_TENSOR].role = NIB_QB_OUT;
+    part[NIB_QB_AMAX] = (nib_qb_part){ c->value[NIB_QB_BATCH] * (int64_t)sizeof(float),
+                                       NIB_QB_OUT };
+    return NIB_OK;
+}
+
+nib_status nib_qb_quantize_fill(const nib_qb_call *call)
+{
+    const int64_t *value = call->c->value;
     const nib_format format = (nib_format)value[NIB_QB_FORMAT];
-    const nib_matrix m = matrix_of(data, 0);
+    const nib_batch batch = nib_qb_batch_of(call->c);
+    nib_matrix m = nib_qb_matrix_of(call);
     nib_rules rules;
-    float encode;
-    fill_matrix(data);
-    nib_status status = nib_amax(&data->reference, &m, &data->amax, NULL);
-    if (status != NIB_OK || !nib_format_has_tensor_scale(format)) return status;
-    status = nib_rules_fill((nib_rules_preset)value[NIB_QB_RULES], format, &rules);
-    if (status != NIB_OK) return status;
-    return nib_tensor_scale(format, &rules, (nib_scale_choice)value[NIB_QB_CHOICE], m.dtype,
-                            data->amax, &encode, &data->tensor_scale);
+    nib_status status = nib_rules_fill((nib_rules_preset)value[NIB_QB_RULES], format, &rules);
+    nib_qb_fill_matrix(call);
+    if (call->part[NIB_QB_RANDOM])
+        memcpy(call->part[NIB_QB_RANDOM], (uint64_t[2]){ 20240229, 7 }, 2 * sizeof(uint64_t));
+    if (!nib_format_has_tensor_scale(format)) return status;
+    const int64_t bytes = nib_qb_matrix_bytes(call->c) / batch.count;
+    for (int64_t i = 0; i < batch.count && status == NIB_OK; i++) {
+        float amax, encode;
+        status = nib_amax(call->exec, &m, &amax, NULL);
+        m.data = (uint8_t *)m.data + bytes;
+        if (status != NIB_OK) break;
+        status = nib_tensor_scale(format, &rules, (nib_scale_choice)value[NIB_QB_CHOICE], m.dtype,
+                                  amax, &encode, (float *)call->part[NIB_QB_TENSOR] + i);
+    }
+    return status;
 }
 
-static nib_status quantize_into(nib_qb_data *data, const nib_exec *exec, int64_t copy,
-                                const float *tensor_amax, const nib_packed *dst)
+nib_status nib_qb_quantize_options(const nib_qb_call *call, nib_rules *rules,
+                                   nib_quantize_options *o)
 {
-    const int64_t *value = data->c->value;
-    nib_rules rules;
-    const nib_status status = nib_rules_fill((nib_rules_preset)value[NIB_QB_RULES], dst->format,
-                                             &rules);
-    if (status != NIB_OK) return status;
-    const nib_quantize_options options = {
-        .size = sizeof options,
+    const int64_t *value = call->c->value;
+    *o = (nib_quantize_options){
+        .size = sizeof *o,
         .scale_choice = (nib_scale_choice)value[NIB_QB_CHOICE],
-        .rules = &rules,
-        .tensor_amax = tensor_amax,
+        .rounding = (nib_rounding)value[NIB_QB_ROUNDING],
+        .rules = rules,
+        .random = call->part[NIB_QB_RANDOM],
+        .scale_rows = value[NIB_QB_SCALE_ROWS] ? 16 : 1,
     };
-    const nib_matrix src = matrix_of(data, copy);
-    return nib_quantize(exec, &src, &options, dst);
+    return nib_rules_fill((nib_rules_preset)value[NIB_QB_RULES],
+                          (nib_format)value[NIB_QB_FORMAT], rules);
 }
 
-static nib_status fill_dequantize(nib_qb_data *data)
+static nib_status quantize_with(const nib_qb_call *call, const float *tensor_amax)
 {
-    const nib_packed dst = packed_of(data, 0);
-    nib_status status = fill_quantize(data);
-    if (status == NIB_OK) status = quantize_into(data, &data->reference, 0, NULL, &dst);
-    memset(nib_qb_part(data, 0, MATRIX), 0xa5, (size_t)data->part_bytes[MATRIX]);
-    return status;
+    nib_rules rules;
+    nib_quantize_options options;
+    const nib_status status = nib_qb_quantize_options(call, &rules, &options);
+    if (status != NIB_OK) return status;
+    const nib_batch batch = nib_qb_batch_of(call->c);
+    const nib_matrix src = nib_qb_matrix_of(call);
+    const nib_packed dst = nib_qb_packed_of(call);
+    options.tensor_amax = tensor_amax;
+    return batch.count == 1 ? nib_quantize(call->exec, &src, &options, &dst)
+                            : nib_quantize_batch(call->exec, &batch, &src, &options, &dst);
 }
 
-/* ---- what is timed ---- */
+static nib_status quantize_run(const nib_qb_call *call) { return quantize_with(call, NULL); }
 
-static nib_status run_quantize(nib_qb_data *data, int64_t copy)
+static nib_status amax_run(const nib_qb_call *call)
 {
-    const nib_packed dst = packed_of(data, copy);
-    return quantize_into(data, &data->exec, copy, NULL, &dst);
+    const nib_batch batch = nib_qb_batch_of(call->c);
+    const nib_matrix src = nib_qb_matrix_of(call);
+    float *amax = call->part[NIB_QB_AMAX];
+    return batch.count == 1 ? nib_amax(call->exec, &src, amax, NULL)
+                            : nib_amax_batch(call->exec, &batch, &src, amax, NULL);
 }
 
-static nib_status run_amax(nib_qb_data *data, int64_t copy)
+static nib_status quantize_amax_run(const nib_qb_call *call)
 {
-    const nib_matrix src = matrix_of(data, copy);
-    return nib_amax(&data->exec, &src, &data->amax, NULL);
+    const nib_status status = amax_run(call);
+    return status == NIB_OK ? quantize_with(call, call->part[NIB_QB_AMAX]) : status;
 }
 
-static nib_status run_quantize_amax(nib_qb_data *data, int64_t copy)
+static nib_status dynamic_run(const nib_qb_call *call)
 {
-    const nib_packed dst = packed_of(data, copy);
-    const nib_status status = run_amax(data, copy);
-    return status == NIB_OK ? quantize_into(data, &data->exec, copy, &data->amax, &dst) : status;
+    nib_rules rules;
+    nib_quantize_options options;
+    const nib_status status = nib_qb_quantize_options(call, &rules, &options);
+    if (status != NIB_OK) return status;
+    const nib_batch batch = nib_qb_batch_of(call->c);
+    const nib_matrix src = nib_qb_matrix_of(call);
+    const nib_packed dst = nib_qb_packed_of(call);
+    return nib_quantize_dynamic(call->exec, batch.count == 1 ? NULL : &batch, &src, &options, &dst,
+                                call->part[NIB_QB_AMAX]);
 }
 
-static nib_status run_dequantize(nib_qb_data *data, int64_t copy)
+static nib_status dynamic_distance(const nib_qb_call *got, const nib_qb_call *right, double *max)
 {
-    const nib_packed src = packed_of(data, copy);
-    const nib_matrix dst = matrix_of(data, copy);
-    return nib_dequantize(&data->exec, &src, &dst);
+    nib_qb_amax_distance(got, right, max);
+    return nib_qb_packed_distance(got, right, max);
 }
 
-/* ---- what is right ---- */
-
-static int64_t count_wrong(const uint8_t *a, const uint8_t *b, int64_t n)
-{
-    int64_t wrong = 0;
-    if (memcmp(a, b, (size_t)n) == 0) return 0;
-    for (int64_t i = 0; i < n; i++) wrong += a[i] != b[i];
-    return wrong;
-}
-
-static double largest_difference(const float *a, const float *b, int64_t n)
-{
-    double largest = 0;
-    for (int64_t i = 0; i < n; i++) {
-        if (memcmp(&a[i], &b[i], sizeof *a) == 0) continue;
-        const double d = fabs((double)a[i] - (double)b[i]);
-        if (!(d <= largest)) largest = isnan(d) ? (double)INFINITY : d;
-    }
-    return largest;
-}
-
-/* How far apart two packed matrices are, decoded. */
-static nib_status packed_difference(nib_qb_data *data, const nib_packed *a, const nib_packed *b,
-                                    double *difference)
-{
-    const size_t bytes = (size_t)(a->rows * a->cols) * sizeof(float);
-    float *x = nib_qb_map(bytes, 1), *y = nib_qb_map(bytes, 1);
-    nib_status status = x && y ? NIB_OK : NIB_ERR_OUT_OF_MEMORY;
-    if (status == NIB_OK) {
-        const nib_matrix mx = matrix_at(data, x, NIB_F32), my = matrix_at(data, y, NIB_F32);
-        status = nib_dequantize(&data->reference, a, &mx);
-        if (status == NIB_OK) status = nib_dequantize(&data->reference, b, &my);
-        if (status == NIB_OK) *difference = largest_difference(x, y, a->rows * a->cols);
-    }
-    nib_qb_unmap(x, bytes);
-    nib_qb_unmap(y, bytes);
-    return status;
-}
-
-/* Compares the codes and scales of every copy that was written with the reference's. */
-static nib_status check_packed(nib_qb_data *data, const float *tensor_amax, nib_qb_verdict *v)
-{
-    const int64_t n_codes = data->part_bytes[CODES], n_scales = data->part_bytes[SCALES];
-    const int64_t written = data->calls < data->copies ? data->calls : data->copies;
-    const size_t bytes = (size_t)(n_codes + n_scales);
-    uint8_t *right = nib_qb_map(bytes, 1);
-    if (!right) return NIB_ERR_OUT_OF_MEMORY;
-
-    float tensor_scale = tensor_amax ? 0.0f : data->tensor_scale;
-    const nib_packed expected = packed_at(data, right, right + n_codes, &tensor_scale);
-    nib_status status = quantize_into(data, &data->reference, 0, tensor_amax, &expected);
-    v->wrong_bytes = count_wrong((uint8_t *)&tensor_scale, (uint8_t *)&data->tensor_scale, 4);
-    for (int64_t i = 0; i < written && status == NIB_OK; i++) {
-        const nib_packed got = packed_of(data, nib_qb_visit(i, data->copies));
-        if (data->corrupt && i == 0) got.codes[0] ^= 1;
-        const int64_t wrong = count_wrong(got.codes, right, n_codes)
-                            + count_wrong(got.scales, right + n_codes, n_scales);
-        if (wrong && v->max_err == 0)
-            status = packed_difference(data, &got, &expected, &v->max_err);
-        v->wrong_bytes += wrong;
-    }
-    nib_qb_unmap(right, bytes);
-    return status;
-}
-
-static nib_status check_quantize(nib_qb_data *data, nib_qb_verdict *v)
-{
-    return check_packed(data, NULL, v);
-}
-
-static nib_status check_amax(nib_qb_data *data, nib_qb_verdict *v)
-{
-    const nib_matrix src = matrix_of(data, 0);
-    float right;
-    const nib_status status = nib_amax(&data->reference, &src, &right, NULL);
-    if (data->corrupt) data->amax *= 2;
-    v->wrong_bytes = count_wrong((uint8_t *)&right, (uint8_t *)&data->amax, sizeof right);
-    v->max_err = largest_difference(&right, &data->amax, 1);
-    return status;
-}
-
-static nib_status check_quantize_amax(nib_qb_data *data, nib_qb_verdict *v)
-{
-    const nib_matrix src = matrix_of(data, 0);
-    float right;
-    const nib_status status = nib_amax(&data->reference, &src, &right, NULL);
-    return status == NIB_OK ? check_packed(data, &right, v) : status;
-}
-
-static nib_status check_dequantize(nib_qb_data *data, nib_qb_verdict *v)
-{
-    const int64_t n = data->part_bytes[MATRIX], written = data->calls < data->copies
-                                                            ? data->calls : data->copies;
-    uint8_t *right = nib_qb_map((size_t)n, 1);
-    if (!right) return NIB_ERR_OUT_OF_MEMORY;
-    const nib_packed src = packed_of(data, 0);
-    const nib_dtype dtype = (nib_dtype)data->c->value[NIB_QB_DTYPE];
-    const nib_matrix expected = matrix_at(data, right, dtype);
-    const nib_status status = nib_dequantize(&data->reference, &src, &expected);
-    for (int64_t i = 0; i < written && status == NIB_OK; i++) {
-        uint8_t *got = nib_qb_part(data, nib_qb_visit(i, data->copies), MATRIX);
-        if (data->corrupt && i == 0) got[1] ^= 1;
-        const int64_t wrong = count_wrong(got, right, n);
-        v->wrong_bytes += wrong;
-        for (int64_t at = 0; wrong && at < expected.rows * expected.cols; at++) {
-            const int64_t size = dtype == NIB_F32 ? 4 : 2;
-            float x, y;
-            nib_scalar_cpu.to_f32(dtype, got + at * size, 1, &x);
-            nib_scalar_cpu.to_f32(dtype, right + at * size, 1, &y);
-            v->max_err = fmax(v->max_err, largest_difference(&x, &y, 1));
-        }
-    }
-    nib_qb_unmap(right, (size_t)n);
-    return status;
-}
-
-const nib_qb_op nib_qb_quantize = {
+static const nib_qb_op quantize = {
     .name = "quantize", .help = "matrix to codes and scales, tensor scale given; source bytes",
-    .axes = QUANTIZE_AXES, .limit = NIB_QB_LIMIT_READ, .baseline = 1,
-    .bytes = nib_qb_matrix_bytes, .layout = packed_layout, .fill = fill_quantize,
-    .run = run_quantize, .check = check_quantize,
+    .axes = QUANTIZE_AXES, .limit = &nib_qb_limit_read, .baseline = { &nib_qb_baseline_copy },
+    .bytes = nib_qb_matrix_bytes, .layout = quantize_layout, .fill = nib_qb_quantize_fill,
+    .run = quantize_run, .distance = nib_qb_packed_distance,
 };
-const nib_qb_op nib_qb_dequantize = {
+static const nib_qb_op quantize_amax = {
+    .name = "quantize_amax", .help = "amax, then quantize by it: two calls; source bytes, once",
+    .axes = QUANTIZE_AXES, .limit = &nib_qb_limit_read, .baseline = { &nib_qb_baseline_copy },
+    .bytes = nib_qb_matrix_bytes, .layout = dynamic_layout, .fill = nib_qb_quantize_fill,
+    .run = quantize_amax_run, .distance = dynamic_distance,
+};
+static const nib_qb_op quantize_dynamic = {
+    .name = "quantize_dynamic", .help = "both in one call; source bytes, once",
+    .axes = QUANTIZE_AXES, .limit = &nib_qb_limit_read, .baseline = { &nib_qb_baseline_copy },
+    .bytes = nib_qb_matrix_bytes, .layout = dynamic_layout, .fill = nib_qb_quantize_fill,
+    .run = dynamic_run, .distance = dynamic_distance,
+};
+
+/* ---- dequantize ---- */
+
+static nib_status dequantize_layout(const nib_qb_case *c, nib_qb_part *part)
+{
+    if (nib_qb_packed_layout(c, part) != NIB_OK) return NIB_ERR_SHAPE;
+    part[NIB_QB_MATRIX].role = NIB_QB_OUT;
+    part[NIB_QB_CODES].role = part[NIB_QB_SCALES].role = part[NIB_QB_TENSOR].role = NIB_QB_WEIGHT;
+    return NIB_OK;
+}
+
+static nib_status denib_qb_quantize_fill(const nib_qb_call *call)
+{
+    nib_status status = nib_qb_quantize_fill(call);
+    if (status == NIB_OK) status = quantize_with(call, NULL);
+    memset(call->part[NIB_QB_MATRIX], 0xa5, (size_t)nib_qb_matrix_bytes(call->c));
+    return status;
+}
+
+static nib_status dequantize_run(const nib_qb_call *call)
+{
+    const nib_batch batch = nib_qb_batch_of(call->c);
+    const nib_packed src = nib_qb_packed_of(call);
+    const nib_matrix dst = nib_qb_matrix_of(call);
+    return batch.count == 1 ? nib_dequantize(call->exec, &src, &dst)
+                            : nib_dequantize_batch(call->exec, &batch, &src, &dst);
+}
+
+static const nib_qb_op dequantize = {
     .name = "dequantize", .help = "codes and scales to matrix; bytes written",
-    .axes = QUANTIZE_AXES, .limit = NIB_QB_LIMIT_FILL, .baseline = 1,
-    .bytes = nib_qb_matrix_bytes, .layout = packed_layout, .fill = fill_dequantize,
-    .run = run_dequantize, .check = check_dequantize,
+    .axes = QUANTIZED_AXES, .limit = &nib_qb_limit_fill,
+    .baseline = { &nib_qb_baseline_copy }, .bytes = nib_qb_matrix_bytes,
+    .layout = dequantize_layout, .fill = denib_qb_quantize_fill, .run = dequantize_run,
+    .distance = nib_qb_matrix_distance,
 };
-const nib_qb_op nib_qb_amax = {
+
+/* ---- amax ---- */
+
+static nib_status amax_layout(const nib_qb_case *c, nib_qb_part *part)
+{
+    part[NIB_QB_MATRIX] = (nib_qb_part){ nib_qb_matrix_bytes(c), NIB_QB_IN };
+    part[NIB_QB_AMAX] = (nib_qb_part){ c->value[NIB_QB_BATCH] * (int64_t)sizeof(float),
+                                       NIB_QB_OUT };
+    return part[NIB_QB_MATRIX].bytes < 0 ? NIB_ERR_SHAPE : NIB_OK;
+}
+
+static nib_status amax_rows_layout(const nib_qb_case *c, nib_qb_part *part)
+{
+    part[NIB_QB_MATRIX] = (nib_qb_part){ nib_qb_matrix_bytes(c), NIB_QB_IN };
+    if (part[NIB_QB_MATRIX].bytes < 0) return NIB_ERR_SHAPE;
+    part[NIB_QB_AMAX] = (nib_qb_part){ c->value[NIB_QB_ROWS] * (int64_t)sizeof(float), NIB_QB_OUT };
+    return NIB_OK;
+}
+
+static nib_status amax_rows_run(const nib_qb_call *call)
+{
+    const nib_matrix src = nib_qb_matrix_of(call);
+    return nib_amax_rows(call->exec, &src, call->part[NIB_QB_AMAX]);
+}
+
+static const nib_qb_op amax = {
     .name = "amax", .help = "largest magnitude of a matrix; source bytes",
-    .axes = MATRIX_AXES, .limit = NIB_QB_LIMIT_READ, .baseline = 1,
-    .bytes = nib_qb_matrix_bytes, .layout = matrix_layout, .fill = fill_matrix,
-    .run = run_amax, .check = check_amax,
+    .axes = MATRIX_AXES | NIB_QB_AXIS(BATCH), .limit = &nib_qb_limit_read,
+    .baseline = { &nib_qb_baseline_copy }, .bytes = nib_qb_matrix_bytes, .layout = amax_layout,
+    .fill = nib_qb_fill_matrix, .run = amax_run, .distance = nib_qb_amax_distance,
 };
-const nib_qb_op nib_qb_quantize_amax = {
-    .name = "quantize_amax", .help = "amax, then quantize by it: two passes; source bytes, once",
-    .axes = QUANTIZE_AXES, .limit = NIB_QB_LIMIT_READ, .baseline = 1,
-    .bytes = nib_qb_matrix_bytes, .layout = packed_layout, .fill = fill_quantize,
-    .run = run_quantize_amax, .check = check_quantize_amax,
+static const nib_qb_op amax_rows = {
+    .name = "amax_rows", .help = "largest magnitude of each row; source bytes",
+    .axes = MATRIX_AXES, .limit = &nib_qb_limit_read, .baseline = { &nib_qb_baseline_copy },
+    .bytes = nib_qb_matrix_bytes, .layout = amax_rows_layout, .fill = nib_qb_fill_matrix,
+    .run = amax_rows_run, .distance = nib_qb_amax_distance,
+};
+
+/* ---- scale layouts ---- */
+
+/* To the layout that the axis names, from the other. Rows and columns are the scales'. */
+static int64_t relayout_bytes(const nib_qb_case *c)
+{
+    int64_t bytes;
+    return __builtin_mul_overflow(c->value[NIB_QB_ROWS], c->value[NIB_QB_COLS], &bytes) ? -1
+                                                                                        : bytes;
+}
+
+static int64_t layout_bytes(const nib_qb_case *c, nib_scale_layout layout)
+{
+    if (layout == NIB_SCALES_LINEAR) return relayout_bytes(c);
+    /* 16 columns of NVFP4 share a scale: so many scales in a row. */
+    const int64_t cols = c->value[NIB_QB_COLS];
+    return cols > INT64_MAX / 16 ? -1 : nib_scales_bytes(NIB_NVFP4, layout, c->value[NIB_QB_ROWS],
+                                                         cols * 16);
+}
+
+static nib_scale_layout other(nib_scale_layout layout)
+{
+    return layout == NIB_SCALES_LINEAR ? NIB_SCALES_SWIZZLED_128X4 : NIB_SCALES_LINEAR;
+}
+
+static nib_status relayout_layout(const nib_qb_case *c, nib_qb_part *part)
+{
+    const nib_scale_layout to = (nib_scale_layout)c->value[NIB_QB_LAYOUT];
+    part[NIB_QB_OTHER] = (nib_qb_part){ layout_bytes(c, other(to)), NIB_QB_IN };
+    part[NIB_QB_SCALES] = (nib_qb_part){ layout_bytes(c, to), NIB_QB_OUT };
+    return part[NIB_QB_OTHER].bytes < 0 || part[NIB_QB_SCALES].bytes < 0 ? NIB_ERR_SHAPE : NIB_OK;
+}
+
+static nib_status relayout_fill(const nib_qb_call *call)
+{
+    const nib_scale_layout from = other((nib_scale_layout)call->c->value[NIB_QB_LAYOUT]);
+    uint8_t *scales = call->part[NIB_QB_OTHER];
+    for (int64_t i = 0, n = layout_bytes(call->c, from); i < n; i++)
+        scales[i] = (uint8_t)(i * 131 >> 3);
+    return NIB_OK;
+}
+
+static nib_status relayout_run(const nib_qb_call *call)
+{
+    const int64_t *value = call->c->value;
+    const nib_scale_layout to = (nib_scale_layout)value[NIB_QB_LAYOUT];
+    return nib_relayout_scales(call->exec, value[NIB_QB_ROWS], value[NIB_QB_COLS], other(to),
+                               call->part[NIB_QB_OTHER], to, call->part[NIB_QB_SCALES]);
+}
+
+static const nib_qb_op relayout = {
+    .name = "relayout", .help = "rows x cols scales to --layout from the other; scales copied",
+    .axes = (MATRIX_AXES & ~NIB_QB_AXIS(DTYPE)) | NIB_QB_AXIS(LAYOUT), .limit = &nib_qb_limit_copy,
+    .bytes = relayout_bytes, .layout = relayout_layout, .fill = relayout_fill,
+    .run = relayout_run,
+};
+
+/* ---- statistics ---- */
+
+static nib_status stats_layout(const nib_qb_case *c, nib_qb_part *part)
+{
+    if (nib_qb_packed_layout(c, part) != NIB_OK) return NIB_ERR_SHAPE;
+    part[NIB_QB_MATRIX].role = part[NIB_QB_CODES].role = NIB_QB_IN;
+    part[NIB_QB_SCALES].role = part[NIB_QB_TENSOR].role = NIB_QB_IN;
+    part[NIB_QB_REPORT] = (nib_qb_part){ sizeof(nib_quantize_report), NIB_QB_OUT_HOST };
+    return NIB_OK;
+}
+
+static nib_status stats_fill(const nib_qb_call *call)
+{
+    const nib_status status = nib_qb_quantize_fill(call);
+    return status == NIB_OK ? quantize_with(call, NULL) : status;
+}
+
+static nib_status stats_run(const nib_qb_call *call)
+{
+    const nib_matrix src = nib_qb_matrix_of(call);
+    const nib_packed packed = nib_qb_packed_of(call);
+    nib_quantize_report *report = call->part[NIB_QB_REPORT];
+    *report = (nib_quantize_report){ .size = sizeof *report };
+    return nib_quantize_stats(call->exec, &src, &packed, report);
+}
+
+/* Sums may be added in another order (quantize.h): all else is exact. */
+static nib_status stats_compare(const nib_qb_call *got, const nib_qb_call *right,
+                                nib_qb_verdict *verdict)
+{
+    nib_quantize_report a, b;
+    memcpy(&a, got->part[NIB_QB_REPORT], sizeof a);
+    memcpy(&b, right->part[NIB_QB_REPORT], sizeof b);
+    const int sums = fabs(a.sum_sq_error - b.sum_sq_error) <= 2e-6 * b.sum_sq_error
+                  && fabs(a.sum_sq - b.sum_sq) <= 2e-6 * b.sum_sq;
+    a.sum_sq_error = b.sum_sq_error;
+    a.sum_sq = b.sum_sq;
+    if (sums && memcmp(&a, &b, sizeof a) == 0) return NIB_OK;
+    verdict->wrong_bytes = (int64_t)sizeof a;
+    verdict->max_err = fmax(fabs(a.max_error - b.max_error), 1e-6);
+    return NIB_OK;
+}
+
+static const nib_qb_op quantize_stats = {
+    .name = "quantize_stats", .help = "error and counts of a quantized matrix; source bytes",
+    .axes = QUANTIZED_AXES & ~NIB_QB_AXIS(BATCH), .waits = 1,
+    .limit = &nib_qb_limit_read, .baseline = { &nib_qb_baseline_copy },
+    .bytes = nib_qb_matrix_bytes, .layout = stats_layout, .fill = stats_fill, .run = stats_run,
+    .compare = stats_compare,
 };
 
 const nib_qb_op *const nib_qb_ops[] = {
-    &nib_qb_quantize, &nib_qb_dequantize, &nib_qb_amax, &nib_qb_quantize_amax,
-    &nib_qb_memcpy, &nib_qb_read, &nib_qb_fill, &nib_qb_fma, NULL,
+    &quantize, &quantize_amax, &quantize_dynamic, &nib_qb_quantize_both, &dequantize, &amax,
+    &amax_rows, &relayout, &quantize_stats, &nib_qb_quantize_rmsnorm, &nib_qb_quantize_hadamard,
+    &nib_qb_quantize_hadamard128, &nib_qb_quantize_silu, &nib_qb_transform_apply,
+    &nib_qb_quantize_grouped, &nib_qb_amax_grouped,
+    &nib_qb_fake_quantize, &nib_qb_fake_quantize_backward,
+    &nib_qb_steps, &nib_qb_steps_rows, &nib_qb_steps_given, &nib_qb_steps_backward,
+    &nib_qb_observe_range, &nib_qb_observe_range_rows, &nib_qb_observe_histogram,
+    &nib_qb_observe_ema, &nib_qb_observe_stats,
+    &nib_qb_memcpy, &nib_qb_read, &nib_qb_fill, &nib_qb_fma, &nib_qb_mma, &nib_qb_dense,
+    &nib_qb_gemm, &nib_qb_gemm_backward, &nib_qb_gemm_pack,
+    &nib_qb_gemm_unpack, NULL,
 };

@@ -3,16 +3,15 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "kernels/backend.h"
 #include "qbench.h"
 
-enum { OP, LIMIT, BASELINE, WORKS };
+enum { OP, LIMIT, BASELINE, WORKS = BASELINE + NIB_QB_RIVALS - 1 };
 
 static nib_status run_op(void *state, int64_t call)
 {
     nib_qb_data *data = state;
-    data->calls++;
-    return data->c->op->run(data, nib_qb_visit(call, data->copies));
+    const nib_qb_call one = nib_qb_call_of(data, nib_qb_visit(call, data->copies));
+    return data->c->op->run(&one);
 }
 
 /* "cpu avx2, AMD EPYC": the kernel's name, then the device's. */
@@ -22,123 +21,245 @@ static void name_device(nib_qb_row *row, const nib_device *device)
     const int n = comma ? (int)(comma - text) : (int)strlen(text);
     snprintf(row->kernel, sizeof row->kernel, "%.*s", n, text);
     snprintf(row->device, sizeof row->device, "%s", comma ? comma + 2 : text);
-    snprintf(row->backend, sizeof row->backend, "%s",
-             nib_device_backend(device) == NIB_BACKEND_CUDA ? "cuda" : "cpu");
-    if (!(row->c->op->axes >> NIB_QB_ISA & 1)) /* a limit: the best loops of the machine */
-        snprintf(row->kernel, sizeof row->kernel, "%s", row->backend);
+    const nib_qb_op *op = row->c->op;
+    const char *own = row->c->value[NIB_QB_BACKEND] == NIB_BACKEND_CUDA ? op->cuda_kernel
+                                                                         : op->cpu_kernel;
+    if (own || !(op->axes & NIB_QB_AXIS(ISA))) /* a limit: the best loops of the machine */
+        snprintf(row->kernel, sizeof row->kernel, "%s", own ? own : row->backend);
 }
 
-static void write_command(nib_qb_row *row)
+int nib_qb_obeys(const nib_qb_case *c, nib_qb_axis_id id)
 {
-    const nib_qb_case *c = row->c;
-    size_t used = (size_t)snprintf(row->command, sizeof row->command, "qbench %s", c->op->name);
-    for (int id = 0; id < NIB_QB_AXES && used < sizeof row->command; id++) {
+    const int cuda = c->value[NIB_QB_BACKEND] == NIB_BACKEND_CUDA;
+    if (id == NIB_QB_ISA || id == NIB_QB_THREADS) return (c->op->axes >> id & 1) && !cuda;
+    if (id == NIB_QB_DEVICE || id == NIB_QB_LAUNCH) return (c->op->axes >> id & 1) && cuda;
+    return c->op->axes >> id & 1;
+}
+
+/* Later axes are named only where they say something: older lines stay what they were. */
+void nib_qb_write_command(const nib_qb_case *c, char *text, size_t bytes)
+{
+    size_t used = (size_t)snprintf(text, bytes, "qbench %s", c->op->name);
+    for (int id = 0; id < NIB_QB_AXES && used < bytes; id++) {
         char value[64];
-        if (!(c->op->axes >> id & 1)) continue;
-        nib_qb_axis_print((nib_qb_axis_id)id, c->value[id], value, sizeof value);
-        used += (size_t)snprintf(row->command + used, sizeof row->command - used, " --%s %s",
-                                 nib_qb_axes[id].name, value);
+        const int64_t v = c->value[id];
+        if (!nib_qb_obeys(c, (nib_qb_axis_id)id) || id == NIB_QB_BLOCK) continue;
+        if ((id == NIB_QB_BATCH && v == 1) || (id == NIB_QB_DEVICE && v == 0)
+            || (id == NIB_QB_ROUNDING && v == NIB_ROUND_NEAREST)
+            || ((id == NIB_QB_SCALE_ROWS || id == NIB_QB_TACTIC || id == NIB_QB_ACCUMULATE
+                 || id == NIB_QB_ACTIVATIONS) && v == 0)
+            || (id == NIB_QB_LAUNCH && v == NIB_QB_LAUNCH_AUTO))
+            continue;
+        nib_qb_axis_print((nib_qb_axis_id)id, v, value, sizeof value);
+        used += (size_t)snprintf(text + used, bytes - used, " --%s %s", nib_qb_axes[id].name,
+                                 value);
     }
 }
 
+static void hold(nib_qb_held *held, const nib_qb_rival *rival, const nib_qb_timing *time,
+                 double gbps)
+{
+    if (!rival->name || time->runs == 0) return;
+    held->name = rival->name;
+    held->median_us = time->median_us;
+    held->rate = (double)rival->bytes / (1e3 * time->median_us);
+    held->ratio = gbps / held->rate;
+}
+
 /* Rates from the medians of works that were timed in turn. */
-static void rate(nib_qb_row *row, const nib_qb_timing *time, const nib_qb_rival *limit,
-                 const nib_qb_rival *baseline)
+static void rate(nib_qb_row *row, const nib_qb_timing *time, const nib_qb_rival *rival)
 {
     row->time = time[OP];
     if (row->time.runs == 0) return;
     row->gbps = (double)row->bytes / (1e3 * row->time.median_us);
     row->tflops = (double)row->flops / (1e6 * row->time.median_us);
-    if (!limit->name) { /* held against itself */
-        row->limit = row->c->op->name;
-        row->limit_rate = row->bytes > 0 ? row->gbps : row->tflops;
-        row->sol = 1;
-    } else if (time[LIMIT].runs > 0) {
-        row->limit = limit->name;
-        row->limit_rate = (double)limit->bytes / (1e3 * time[LIMIT].median_us);
-        row->sol = row->gbps / row->limit_rate;
+    if (!row->c->op->limit) /* held against itself */
+        row->limit = (nib_qb_held){ row->c->op->name, row->time.median_us,
+                                    row->bytes > 0 ? row->gbps : row->tflops, 1 };
+    else
+        hold(&row->limit, &rival[LIMIT], &time[LIMIT], row->gbps);
+    int n = 0;
+    for (int i = BASELINE; i < WORKS; i++) {
+        hold(&row->baseline[n], &rival[i], &time[i], row->gbps);
+        n += row->baseline[n].name != NULL;
     }
-    if (baseline->name && time[BASELINE].runs > 0) {
-        row->baseline = baseline->name;
-        row->baseline_gbps = (double)baseline->bytes / (1e3 * time[BASELINE].median_us);
-        row->speedup = row->gbps / row->baseline_gbps;
-    }
+}
+
+/* Rates from the medians of works that were timed in turn, and what disturbed them. */
+static nib_status time_works(nib_qb_data *data, const nib_qb_settings *settings,
+                             const nib_qb_rival *rival, const nib_qb_work *work, const int *which,
+                             int count, nib_qb_timer *timer, nib_qb_row *row)
+{
+    nib_qb_timing time[WORKS] = { { 0 } }, taken[WORKS] = { { 0 } };
+    const int hot = row->c->value[NIB_QB_CACHE] == NIB_QB_CACHE_HOT;
+    const double start = nib_qb_now_s(), foreign = nib_qb_foreign_s();
+    const int64_t throttled = nib_qb_throttle_count(data->device);
+    const nib_status status = nib_qb_measure(work, count, timer, hot, &settings->policy, taken);
+    row->foreign_cpus = fmax(0, (nib_qb_foreign_s() - foreign) / (nib_qb_now_s() - start));
+    row->throttled = nib_qb_throttle_count(data->device) > throttled;
+    for (int i = 0; i < count; i++) time[which[i]] = taken[i];
+    data->calls = time[OP].covered;
+    if (status != NIB_OK) return status;
+    rate(row, time, rival);
+    /* Not enough processors for all: long samples were interrupted, short ones less often. */
+    if (row->foreign_cpus + row->threads > (double)sysconf(_SC_NPROCESSORS_ONLN) + 0.25)
+        row->time.noisy = 1;
+    if (row->throttled) row->time.noisy = 1;
+    return NIB_OK;
+}
+
+static void say_why(nib_qb_row *row, const nib_qb_data *data)
+{
+    if (row->skipped[0]) return;
+    snprintf(row->skipped, sizeof row->skipped, "%.500s",
+             data->device->why[0] ? data->device->why : nib_last_error());
 }
 
 static nib_status measure(nib_qb_data *data, const nib_qb_settings *settings, nib_qb_row *row)
 {
-    nib_qb_rival rival[WORKS] = { { .name = NULL } };
-    nib_qb_timing time[WORKS] = { { 0 } }, taken[WORKS] = { { 0 } };
-    nib_qb_work work[WORKS] = { { run_op, data } };
+    nib_qb_rival rival[WORKS + 1] = { { .name = NULL } }, *flush = &rival[WORKS];
+    nib_qb_work work[WORKS] = { { run_op, data, data->copies, row->c->op->waits } };
+    nib_qb_timer timer = { .device = data->device };
     int which[WORKS] = { OP }, count = 1;
-    nib_status status = NIB_OK;
-    if (!nib_qb_limit_open(data, &rival[LIMIT]) || !nib_qb_baseline_open(data, &rival[BASELINE])) {
-        snprintf(row->skipped, sizeof row->skipped, "no memory for its limit and baseline");
-        status = NIB_ERR_OUT_OF_MEMORY;
+    int memory = nib_qb_limit_open(data, &rival[LIMIT]);
+    for (int i = BASELINE; i < WORKS && settings->baselines; i++)
+        memory &= nib_qb_baseline_open(data, i - BASELINE, &rival[i]);
+    timer.graphs = row->c->value[NIB_QB_LAUNCH] != NIB_QB_LAUNCH_STREAM;
+    if (row->c->value[NIB_QB_CACHE] == NIB_QB_CACHE_FLUSH) {
+        *flush = (nib_qb_rival){ .kind = &nib_qb_limit_fill, .windows = 1 };
+        flush->bytes = 2 * data->device->cache_bytes;
+        memory &= nib_qb_rival_open(data, flush);
+        timer.flush = nib_qb_rival_work(flush);
     }
     for (int i = LIMIT; i < WORKS; i++) {
         if (!rival[i].name) continue;
         which[count] = i;
-        work[count++] = rival[i].work;
+        work[count++] = nib_qb_rival_work(&rival[i]);
     }
-    nib_qb_policy policy = settings->policy;
-    policy.hot = row->c->value[NIB_QB_CACHE] == NIB_QB_CACHE_HOT;
-    if (status == NIB_OK) {
-        const double start = nib_qb_now_s(), foreign = nib_qb_foreign_s();
-        status = nib_qb_measure(work, count, &policy, taken);
-        row->foreign_cpus = fmax(0, (nib_qb_foreign_s() - foreign) / (nib_qb_now_s() - start));
-        if (status != NIB_OK) snprintf(row->skipped, sizeof row->skipped, "%s", nib_last_error());
+    nib_status status = memory ? nib_qb_timer_open(&timer) : NIB_ERR_OUT_OF_MEMORY;
+    if (!memory)
+        snprintf(row->skipped, sizeof row->skipped, "no memory for its limit and baseline");
+    if (status == NIB_OK)
+        status = time_works(data, settings, rival, work, which, count, &timer, row);
+    if (status != NIB_OK) say_why(row, data);
+    if (data->device->runtime) nib_qb_timer_close(&timer);
+    for (int i = LIMIT; i < WORKS + 1; i++) nib_qb_rival_close(&rival[i]);
+    return status;
+}
+
+static nib_status run_and_wait(nib_qb_data *data, int64_t call)
+{
+    const nib_status status = run_op(data, call);
+    return status == NIB_OK ? nib_qb_device_finish(data->device) : status;
+}
+
+/* One marked call that finds everything loaded, for a profiler to look at. */
+static nib_status profile(nib_qb_data *data, nib_qb_row *row)
+{
+    nib_status status = NIB_OK;
+    int marked = 0;
+    for (int64_t call = 0; call < 3 && status == NIB_OK; call++) {
+        if (call == 2) marked = nib_qb_mark_begin();
+        status = run_and_wait(data, call);
+        if (call == 2) nib_qb_mark_end();
     }
-    for (int i = 0; i < count; i++) time[which[i]] = taken[i];
-    if (status == NIB_OK) rate(row, time, &rival[LIMIT], &rival[BASELINE]);
-    /* Not enough processors for all: long samples were interrupted, short ones less often. */
-    if (row->foreign_cpus + row->threads > (double)sysconf(_SC_NPROCESSORS_ONLN) + 0.25)
-        row->time.noisy = 1;
-    nib_qb_rival_close(&rival[LIMIT]);
-    nib_qb_rival_close(&rival[BASELINE]);
+    data->calls = 3;
+    if (status == NIB_OK)
+        snprintf(row->skipped, sizeof row->skipped, "profiled: 3 calls, the last %s; not timed",
+                 marked ? "in NVTX range qbench@profiled" : "unmarked, as this build has no NVTX");
+    else say_why(row, data);
     return status;
 }
 
 static nib_status verify(nib_qb_data *data, const nib_qb_settings *settings, nib_qb_row *row)
 {
-    const nib_qb_op *op = data->c->op;
-    if (!settings->verify || !op->check || data->calls == 0) return NIB_OK;
-    data->corrupt = settings->corrupt;
-    const nib_status status = op->check(data, &row->verdict);
-    if (status != NIB_OK) {
+    if (!settings->verify) return NIB_OK;
+    const nib_status status = nib_qb_verify(data, settings->corrupt, &row->verdict);
+    if (status != NIB_OK)
         snprintf(row->skipped, sizeof row->skipped, "could not be verified: %s",
                  nib_status_name(status));
-        return status;
-    }
-    row->verdict.checked = 1;
-    row->verdict.right = row->verdict.wrong_bytes == 0;
-    return NIB_OK;
+    return status;
 }
 
 static nib_status with_devices(nib_qb_row *row, const nib_qb_settings *settings,
-                               nib_device *device, nib_device *portable)
+                               nib_qb_device *device, nib_device *portable)
 {
     const nib_qb_case *c = row->c;
     nib_qb_data data = {
         .c = c,
-        .exec = { .size = sizeof(nib_exec), .device = device, .threads = row->threads },
+        .device = device,
         .reference = { .size = sizeof(nib_exec), .device = portable, .threads = 1 },
     };
-    const nib_status opened = nib_qb_data_open(&data, row->skipped, sizeof row->skipped);
-    if (opened != NIB_OK) return opened;
+    nib_status status = nib_qb_data_open(&data, row->skipped, sizeof row->skipped);
+    if (status != NIB_OK) return status;
+    const nib_qb_call first = nib_qb_call_of(&data, 0);
     row->bytes = c->op->bytes ? c->op->bytes(c) : 0;
-    row->flops = c->op->flops ? c->op->flops(c) : 0;
-    nib_status status = measure(&data, settings, row);
+    row->flops = c->op->flops ? c->op->flops(&first) : 0;
+    if (c->op->prepare) status = c->op->prepare(&first);
+    if (status != NIB_OK) say_why(row, &data);
+    else if (c->op->kernel) { /* "cpu avx2 rows" */
+        const size_t n = strlen(row->kernel);
+        snprintf(row->kernel + n, sizeof row->kernel - n, " %s", c->op->kernel(&first));
+    }
+    if (status == NIB_OK)
+        status = settings->profile ? profile(&data, row) : measure(&data, settings, row);
     if (status == NIB_OK) status = verify(&data, settings, row);
+    if (c->op->release) c->op->release(&first);
     nib_qb_data_close(&data);
     return status;
 }
 
 static void complain(const nib_qb_row *row)
 {
-    fprintf(stderr, "qbench: wrong result: %s: %lld bytes differ from the portable reference, "
+    fprintf(stderr, "qbench: wrong result: %s: %lld bytes differ from the reference, "
             "largest error %g\n", row->command, (long long)row->verdict.wrong_bytes,
             row->verdict.max_err);
+}
+
+/* --block: the format with blocks of that length, which becomes the axis' value. */
+static int reblock(nib_qb_case *c, nib_qb_row *row)
+{
+    static const int64_t lengths[] = { 0, 8, 16, 32, 64, 128 }; /* of the axis' names */
+    const nib_format format = (nib_format)c->value[NIB_QB_FORMAT];
+    const int64_t block = lengths[c->value[NIB_QB_BLOCK]];
+    c->value[NIB_QB_BLOCK] = nib_format_block(format);
+    if (block == 0 || !(c->op->axes & NIB_QB_AXIS(BLOCK))) return 1;
+    const nib_format made = nib_format_make(nib_format_element(format), nib_format_scale(format),
+                                            (int32_t)block, nib_format_has_tensor_scale(format));
+    if (!nib_format_is_valid(made)) {
+        snprintf(row->skipped, sizeof row->skipped, "blocks of %lld; the choices are 8, 16, 32, "
+                 "64, 128", (long long)block);
+        return 0;
+    }
+    c->value[NIB_QB_FORMAT] = made;
+    c->value[NIB_QB_BLOCK] = block;
+    return 1;
+}
+
+static void run_opened(nib_qb_row *row, const nib_qb_settings *settings, nib_qb_output *output)
+{
+    const nib_device_options reference = {
+        .size = sizeof reference, .backend = NIB_BACKEND_CPU, .cpu_isa = NIB_CPU_ISA_PORTABLE,
+    };
+    nib_device *portable = NULL;
+    nib_qb_device device;
+    if (nib_qb_device_open(row->c, &device) != NIB_OK) {
+        snprintf(row->skipped, sizeof row->skipped, "%.500s", device.why);
+        output->device_missing = 1;
+        return;
+    }
+    if (nib_device_open(&reference, &portable) != NIB_OK) {
+        snprintf(row->skipped, sizeof row->skipped, "%.500s", nib_last_error());
+    } else {
+        name_device(row, device.device);
+        nib_qb_clocks(&device, row->clocks, sizeof row->clocks);
+        if (device.runtime) nib_qb_gpu_driver(row->driver, sizeof row->driver);
+        const nib_status status = with_devices(row, settings, &device, portable);
+        if (status != NIB_OK && !row->skipped[0])
+            snprintf(row->skipped, sizeof row->skipped, "%s", nib_status_name(status));
+    }
+    nib_qb_device_close(&device);
+    nib_device_close(portable);
 }
 
 void nib_qb_run_case(const nib_qb_case *asked, const nib_qb_settings *settings,
@@ -146,38 +267,30 @@ void nib_qb_run_case(const nib_qb_case *asked, const nib_qb_settings *settings,
 {
     nib_qb_case c = *asked;
     if (c.value[NIB_QB_THREADS] == 0) c.value[NIB_QB_THREADS] = nib_cpu_max_threads();
-    nib_qb_row row = { .c = &c, .threads = (int32_t)c.value[NIB_QB_THREADS] };
-    const nib_device_options options = {
-        .size = sizeof options,
-        .backend = (nib_backend_kind)c.value[NIB_QB_BACKEND],
-        .cpu_isa = (nib_cpu_isa)c.value[NIB_QB_ISA],
-    };
-    const nib_device_options reference = {
-        .size = sizeof reference, .backend = NIB_BACKEND_CPU, .cpu_isa = NIB_CPU_ISA_PORTABLE,
-    };
-    nib_device *device = NULL, *portable = NULL;
-    write_command(&row);
+    const int cuda = c.value[NIB_QB_BACKEND] == NIB_BACKEND_CUDA;
+    nib_qb_row row = { .c = &c, .threads = cuda ? 1 : (int32_t)c.value[NIB_QB_THREADS] };
+    const int possible = reblock(&c, &row);
+    const char *why_not = possible && c.op->why_not ? c.op->why_not(&c) : NULL;
+    nib_qb_write_command(&c, row.command, sizeof row.command);
     nib_qb_axis_print(NIB_QB_BACKEND, c.value[NIB_QB_BACKEND], row.backend, sizeof row.backend);
-    if (nib_device_open(&options, &device) != NIB_OK
-        || nib_device_open(&reference, &portable) != NIB_OK) {
-        snprintf(row.skipped, sizeof row.skipped, "%s", nib_last_error());
-        output->device_missing = 1;
-    } else {
-        name_device(&row, device);
-        const nib_status status = with_devices(&row, settings, device, portable);
-        if (status != NIB_OK && !row.skipped[0])
-            snprintf(row.skipped, sizeof row.skipped, "%s", nib_status_name(status));
-    }
-    nib_device_close(device);
-    nib_device_close(portable);
+    if (possible && why_not) snprintf(row.skipped, sizeof row.skipped, "%s", why_not);
+    else if (possible)
+        run_opened(&row, settings, output);
 
     const int interrupted = *settings->policy.stop && row.time.runs == 0;
-    if (interrupted) return;
+    if (interrupted && !settings->profile) return;
     nib_qb_report_row(output, &row);
-    output->ran += !row.skipped[0];
+    output->ran += !row.skipped[0] || settings->profile;
     if (!output->skipped[0]) memcpy(output->skipped, row.skipped, sizeof row.skipped);
-    if (row.verdict.checked && !row.verdict.right) {
+    if (row.verdict.checked && row.verdict.wrong_bytes) {
         output->wrong++;
         complain(&row);
+    }
+    for (int i = 0; i < output->n_floors; i++) {
+        const nib_qb_floor *floor = &output->floors[i];
+        if (floor->op != c.op || !row.limit.name || row.limit.ratio >= floor->sol) continue;
+        output->below++;
+        fprintf(stderr, "qbench: %s: %.3f of its limit, less than --min-sol %s=%g\n", row.command,
+                row.limit.ratio, c.op->name, floor->sol);
     }
 }

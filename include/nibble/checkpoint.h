@@ -111,7 +111,9 @@ typedef struct nib_checkpoint_report {
     uint64_t           source_bytes, stored_bytes;
     uint64_t           nonfinite;
     double             seconds;          /* of the clock, whole call */
-    double             seconds_amax, seconds_quantize, seconds_stats; /* summed over threads */
+    double             seconds_amax, seconds_quantize, seconds_stats; /* summed over threads;
+                                            stats: 0 where they are taken while quantizing, and
+                                            count there */
     double             seconds_write;    /* wall time: the threads' sum divided among them, and
                                             creating, syncing and renaming files */
     int32_t            threads;          /* that worked; 0 if none was needed */

@@ -2,11 +2,20 @@
 #ifndef NIBBLE_NIBBLE_H
 #define NIBBLE_NIBBLE_H
 
+#include "nibble/calibrate.h"
 #include "nibble/checkpoint.h"
 #include "nibble/device.h"
+#include "nibble/fakequant.h"
 #include "nibble/format.h"
+#include "nibble/gemm.h"
+#include "nibble/grouped.h"
+#include "nibble/monitor.h"
+#include "nibble/policy.h"
 #include "nibble/quantize.h"
+#include "nibble/schedule.h"
 #include "nibble/status.h"
+#include "nibble/steps.h"
+#include "nibble/transform.h"
 #include "nibble/version.h"
 
 #endif

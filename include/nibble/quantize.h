@@ -16,8 +16,9 @@
  * codes or scales (allowed when there are none), or a tensor_scale that is NULL for a format
  * that has one or given for one that has none; NIB_ERR_SHAPE for bad sizes or ld_codes_bytes
  * below nib_codes_row_bytes; NIB_ERR_UNSUPPORTED for NIB_CODES_GGUF_HALVES with an element
- * that is not 4 bits wide or cols that is no multiple of the block. A backend that lacks an
- * operation gives NIB_ERR_UNSUPPORTED. rows == 0 or cols == 0 succeeds and writes no codes.
+ * that is not 4 bits wide or cols that is no multiple of the block. A float or uint64 that is not
+ * aligned to its size gives NIB_ERR_ALIGNMENT. A backend that lacks an operation, or a format,
+ * gives NIB_ERR_UNSUPPORTED. rows == 0 or cols == 0 succeeds and writes no codes.
  */
 #ifndef NIBBLE_QUANTIZE_H
 #define NIBBLE_QUANTIZE_H
@@ -62,7 +63,17 @@ typedef struct nib_quantize_options {
     const uint64_t  *random;       /* STOCHASTIC: seed and offset, where the device computes.
                                       Element i = row * cols + col takes word i % 4 of
                                       Philox4x32-10(counter = offset + i / 4, key = seed) */
+    int32_t          scale_rows;   /* 0 or 1: a row's blocks have scales of their own. 16: the rows
+                                      of a tile share them, see below. Options of a size without
+                                      this member have 0 */
 } nib_quantize_options;
+
+/* Scales in two dimensions (scale_rows 16; NVIDIA arXiv:2509.25149): rows 16 g to 16 g + 15, fewer
+ * at the matrix's end, are a tile with the columns of one block. The scale that the rules give the
+ * amax of the tile is stored in the place of each row's block, so that layouts, nib_dequantize and
+ * all else stay as they are. NIB_NONFINITE_NAN: NaN or Inf spoils the whole tile. With blocks of 16
+ * a matrix and its transpose, of multiples of 16, get transposed values. The scale choice has to be
+ * NIB_SCALE_AMAX. */
 
 /* dst = quantize(src). Blocks run along rows.
  *
@@ -75,9 +86,10 @@ typedef struct nib_quantize_options {
  * to ld_codes_bytes are left alone. A tensor scale that is not finite and > 0 counts as 1.
  *
  * Also returns NIB_ERR_ARGUMENT for an option outside its enum, a rules member outside its
- * range, or random NULL with stochastic rounding; NIB_ERR_SHAPE if the sizes of src and dst
- * differ; NIB_ERR_UNSUPPORTED for tensor_amax with a format that has no tensor scale, or
- * four-over-six with a format other than E2M1 by E4M3. */
+ * range, random NULL with stochastic rounding, or scale_rows other than 0, 1 and 16;
+ * NIB_ERR_SHAPE if the sizes of src and dst differ; NIB_ERR_UNSUPPORTED for tensor_amax with a
+ * format that has no tensor scale, four-over-six with a format other than E2M1 by E4M3, or
+ * scale_rows 16 with another choice than NIB_SCALE_AMAX. */
 nib_status nib_quantize(const nib_exec *exec, const nib_matrix *src,
                         const nib_quantize_options *options, const nib_packed *dst);
 
@@ -121,6 +133,80 @@ nib_status nib_tensor_scale(nib_format format, const nib_rules *rules,
 nib_status nib_relayout_scales(const nib_exec *exec, int64_t rows, int64_t scale_cols,
                                nib_scale_layout from, const uint8_t *src,
                                nib_scale_layout to, uint8_t *dst);
+
+/* count matrices of one shape, dtype and format at equal distances, such as a layer's experts.
+ * The descriptors that go with it describe the first; a stride that a function has no use for
+ * is not read. Inputs may overlap each other, at stride 0 for one. Outputs must not: each matrix
+ * ends before the next begins, or their rows take turns (stride >= a row, and count of them
+ * within the distance of two rows). A single matrix, or an empty one, may have any stride. */
+typedef struct nib_batch {
+    uint32_t size;                /* sizeof(nib_batch) */
+    int64_t  count;               /* >= 0 */
+    int64_t  matrix_stride_elems; /* of plain matrices, >= 0 */
+    int64_t  codes_stride_bytes;  /* >= 0 */
+    int64_t  scales_stride_bytes; /* >= 0 */
+    int64_t  tensor_stride;       /* of tensor_scale, tensor_amax, amax and nonfinite: 1, or 0 when
+                                     all matrices share one */
+} nib_batch;
+
+/* nib_quantize, nib_dequantize and nib_amax of each matrix of a batch: the same bytes as so many
+ * single calls, in fewer launches. count == 0 succeeds and writes nothing, but the amax 0 that
+ * nib_amax_batch gives with tensor_stride 0.
+ *
+ *   tensor_stride 1   matrix i has the i-th tensor scale, tensor_amax, amax and nonfinite: arrays
+ *                     of count
+ *   tensor_stride 0   one of each: a given tensor scale, or the one made of the tensor_amax, is
+ *                     that of all; nib_amax_batch gives the largest amax and the sum of nonfinite
+ *
+ * Stochastic rounding: matrix i is quantized as by nib_quantize with offset + i * ceil(rows * cols
+ * / 4), modulo 2^64, in place of random's offset.
+ *
+ * Also return NIB_ERR_ARGUMENT for batch NULL, a size smaller than the first version's, or a
+ * tensor_stride other than 0 or 1; NIB_ERR_SHAPE for a negative count or stride, strides at which
+ * outputs overlap, or count * stride plus a matrix over INT64_MAX bytes. amax may be NULL if count
+ * is 0 and tensor_stride 1. */
+nib_status nib_quantize_batch(const nib_exec *exec, const nib_batch *batch, const nib_matrix *src,
+                              const nib_quantize_options *options, const nib_packed *dst);
+nib_status nib_dequantize_batch(const nib_exec *exec, const nib_batch *batch,
+                                const nib_packed *src, const nib_matrix *dst);
+nib_status nib_amax_batch(const nib_exec *exec, const nib_batch *batch, const nib_matrix *src,
+                          float *amax, uint64_t *nonfinite);
+
+/* nib_amax_batch into amax, then nib_quantize_batch with tensor_amax = amax: a dynamic tensor
+ * scale that never leaves the device, the second pass beginning with what the first left in the
+ * cache.
+ *
+ *   batch    NULL: one matrix
+ *   options  as for nib_quantize, with tensor_amax NULL
+ *   dst      *tensor_scale is written
+ *   amax     out: 1 float, or count of them with tensor_stride 1
+ *
+ * Also returns NIB_ERR_ARGUMENT if options->tensor_amax is not NULL, NIB_ERR_UNSUPPORTED for a
+ * format without a tensor scale, and what nib_quantize_batch and nib_amax_batch return. */
+nib_status nib_quantize_dynamic(const nib_exec *exec, const nib_batch *batch,
+                                const nib_matrix *src, const nib_quantize_options *options,
+                                const nib_packed *dst, float *amax);
+
+/* rowwise = quantize(src) and columnwise = quantize(the transpose of src): what the forward and the
+ * backward products of a layer ask for, in one pass over src.
+ *
+ *   src         rows x cols
+ *   options     as for nib_quantize, for both
+ *   rowwise     NULL, or as nib_quantize's dst
+ *   columnwise  NULL, or the same of cols x rows: bit for bit what nib_quantize makes of a matrix
+ *               whose element (c, r) is src's (r, c), so blocks run along src's columns. Of
+ *               rowwise's format; orders and layouts of both may differ
+ *
+ * Each has its tensor scale where its descriptor says, both in one place if the pointers are equal;
+ * with tensor_amax both are written. Stochastic rounding counts the elements of each output by
+ * itself: element (c, r) of columnwise has i = c * rows + r. With scale_rows 16 and blocks of 16
+ * both outputs have the same scales and the same values.
+ *
+ * Also returns what nib_quantize returns, for columnwise too; NIB_ERR_ARGUMENT if both are NULL,
+ * NIB_ERR_SHAPE if columnwise is not cols x rows, NIB_ERR_UNSUPPORTED if the formats differ. */
+nib_status nib_quantize_both(const nib_exec *exec, const nib_matrix *src,
+                             const nib_quantize_options *options, const nib_packed *rowwise,
+                             const nib_packed *columnwise);
 
 /* What quantizing cost. Host memory. x - value is rounded to f32. Squares are added in one fixed
  * order, a few of them in f32 and those sums in f64: within 1e-6 of the exact sum, relatively. */

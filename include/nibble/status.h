@@ -19,7 +19,9 @@ typedef enum nib_status {
     NIB_ERR_FORMAT        = 8,  /* a file breaks its format's rules                             */
     NIB_ERR_NONFINITE     = 9,  /* NaN or Inf where finite numbers are required                 */
     NIB_ERR_EXISTS        = 10, /* the output is there already, or another run is writing it    */
-    NIB_ERR_CANCELLED     = 11  /* the caller's cancel flag was seen                            */
+    NIB_ERR_CANCELLED     = 11, /* the caller's cancel flag was seen                            */
+    NIB_ERR_NO_DEVICE     = 12, /* no CUDA device can be used; the text says what is missing    */
+    NIB_ERR_NOT_PREPARED  = 13  /* a stream is being captured before nib_prepare was called     */
 } nib_status;
 
 /* Returns a static string, never NULL: "NIB_ERR_SHAPE"; "NIB_ERR_?" for a value not above. */

@@ -109,13 +109,17 @@ NIB_HD float nib_block_scale_value(const nib_tensor_math *m, float a)
     }
 }
 
-/* The E4M3 cast with the rules' floor and zero byte. */
-NIB_HD uint32_t nib_e4m3_scale_byte(const nib_tensor_math *m, float v)
+/* The rules' floor and zero byte; byte: v's cast to E4M3. */
+NIB_HD uint32_t nib_e4m3_scale_of(const nib_tensor_math *m, float v, uint32_t byte)
 {
     if (!(v > 0.0f)) return m->rules.e4m3_zero;
-    const uint32_t byte = nib_e4m3_from_f32(v);
     if (byte == 0) return m->rules.e4m3_min ? m->rules.e4m3_min : m->rules.e4m3_zero;
     return byte > m->rules.e4m3_min ? byte : m->rules.e4m3_min;
+}
+
+NIB_HD uint32_t nib_e4m3_scale_byte(const nib_tensor_math *m, float v)
+{
+    return nib_e4m3_scale_of(m, v, nib_e4m3_from_f32(v));
 }
 
 /* Scale byte of a block whose finite elements have amax a. */
@@ -149,19 +153,22 @@ typedef struct nib_block_unit {
     int   divide;
 } nib_block_unit;
 
-NIB_HD nib_block_unit nib_block_unit_of(const nib_tensor_math *m, uint32_t byte)
+/* Of an E4M3 scale worth s. */
+NIB_HD nib_block_unit nib_block_unit_e4m3(const nib_tensor_math *m, float s)
 {
     nib_block_unit u = { 0.0f, 0 };
-    if (!m->rules.e4m3_scale) {
-        u.factor = nib_pow2(127 - (int)byte); /* exact; byte is never NaN's here */
-        return u;
-    }
-    const float s = nib_e4m3_to_f32(byte);
     switch (m->rules.factor) {
     case NIB_E_RECIPROCAL: u.factor = nib_min(1.0f / (s * m->inverse), NIB_F32_MAX); break;
     case NIB_E_DIVIDE:     u.factor = s * m->scales.decode, u.divide = 1; break;
     default:               u.factor = s / m->scales.encode, u.divide = 1; break;
     }
+    return u;
+}
+
+NIB_HD nib_block_unit nib_block_unit_of(const nib_tensor_math *m, uint32_t byte)
+{
+    if (m->rules.e4m3_scale) return nib_block_unit_e4m3(m, nib_e4m3_to_f32(byte));
+    const nib_block_unit u = { nib_pow2(127 - (int)byte), 0 }; /* exact; byte is never NaN's here */
     return u;
 }
 
@@ -203,5 +210,13 @@ NIB_HD float nib_block_value(int element, uint32_t code, float step)
 {
     return nib_element_to_f32(element, code) * step;
 }
+
+/* What nib_fake_options says of clamping. */
+NIB_HD float nib_block_limit(int element, float step)
+{
+    return nib_element_traits_of(element).max * step;
+}
+
+NIB_HD int nib_is_clamped(float x, float limit) { return !(nib_abs(x) <= limit); }
 
 #endif

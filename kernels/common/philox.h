@@ -10,20 +10,36 @@ typedef struct nib_philox4 {
     uint32_t word[4];
 } nib_philox4;
 
-/* The whole generator; low and high are the halves of its 128-bit counter. */
+#define NIB_PHILOX_ROUNDS 10
+#define NIB_PHILOX_KEY0   0x9E3779B9u /* what a round adds to the halves of the key */
+#define NIB_PHILOX_KEY1   0xBB67AE85u
+
+/* low and high are the halves of the 128-bit counter. */
+NIB_HD nib_philox4 nib_philox_counter(uint64_t low, uint64_t high)
+{
+    const nib_philox4 c = { { (uint32_t)low, (uint32_t)(low >> 32), (uint32_t)high,
+                              (uint32_t)(high >> 32) } };
+    return c;
+}
+
+NIB_HD nib_philox4 nib_philox_round(nib_philox4 c, uint32_t k0, uint32_t k1)
+{
+    const uint64_t p0 = (uint64_t)0xD2511F53u * c.word[0], p1 = (uint64_t)0xCD9E8D57u * c.word[2];
+    const nib_philox4 out = { { (uint32_t)(p1 >> 32) ^ c.word[1] ^ k0, (uint32_t)p1,
+                                (uint32_t)(p0 >> 32) ^ c.word[3] ^ k1, (uint32_t)p0 } };
+    return out;
+}
+
+/* The whole generator. */
 NIB_HD nib_philox4 nib_philox128(uint64_t low, uint64_t high, uint64_t key)
 {
-    uint32_t c0 = (uint32_t)low, c1 = (uint32_t)(low >> 32);
-    uint32_t c2 = (uint32_t)high, c3 = (uint32_t)(high >> 32);
+    nib_philox4 c = nib_philox_counter(low, high);
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-    for (int round = 0; round < 10; round++) {
-        const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
-        const uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)p1, c3 = (uint32_t)p0, c0 = n0, c2 = n2;
-        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+    for (int round = 0; round < NIB_PHILOX_ROUNDS; round++) {
+        c = nib_philox_round(c, k0, k1);
+        k0 += NIB_PHILOX_KEY0, k1 += NIB_PHILOX_KEY1;
     }
-    const nib_philox4 out = { { c0, c1, c2, c3 } };
-    return out;
+    return c;
 }
 
 NIB_HD nib_philox4 nib_philox(uint64_t counter, uint64_t key)

@@ -53,11 +53,13 @@ NIB_HD float nib_block_error(const nib_tensor_math *m, const float *x, int n, ui
  * An E8M0 byte is an octave: amax and its neighbours lose at most 0.001 % by any MX rule. */
 NIB_HD int nib_mse_offset(int element, int e4m3_scale, int i)
 {
-    const int m1[NIB_MSE_CANDIDATES] = { 0, -1, 1, -2, 3, 4, 5, 6 };
-    const int m2[NIB_MSE_CANDIDATES] = { 0, -1, 1, 2, 3, 4, 6, 7 };
-    const int e8m0[NIB_MSE_CANDIDATES] = { 0, 1, -1, 0, 0, 0, 0, 0 };
+    const uint32_t m1 = 0x87650312u;   /* distance + 2 in nibble i: an array would lie in memory */
+    const uint32_t m2 = 0x98654312u;   /* 0 -1 1 2 3 4 6 7; above: 0 -1 1 -2 3 4 5 6 */
+    const uint32_t m3 = 0x98765432u;   /* 0 1 2 3 4 5 6 7 */
+    const uint32_t e8m0 = 0x22222132u; /* 0 1 -1 */
     const int m = nib_element_traits_of(element).m;
-    return !e4m3_scale ? e8m0[i] : m == 1 ? m1[i] : m == 2 ? m2[i] : i;
+    const uint32_t all = !e4m3_scale ? e8m0 : m == 1 ? m1 : m == 2 ? m2 : m3;
+    return (int)(all >> (4 * i) & 15) - 2;
 }
 
 NIB_HD int nib_mse_candidates(int e4m3_scale) { return e4m3_scale ? NIB_MSE_CANDIDATES : 3; }

@@ -38,12 +38,18 @@ static float plain_fma(int64_t iterations)
 
 static const nib_bench_loops plain = { plain_read, plain_copy, plain_fill, plain_fma };
 
+/* Found once: in a virtual machine each cpuid costs microseconds. */
 static const nib_bench_loops *best_loops(void)
 {
+    static const nib_bench_loops *found;
+    const nib_bench_loops *best = __atomic_load_n(&found, __ATOMIC_RELAXED);
+    if (best) return best;
+    best = &plain;
 #if defined(__x86_64__)
-    if (nib_cpu_has_avx2()) return &nib_bench_loops_avx2;
+    if (nib_cpu_has_avx2()) best = &nib_bench_loops_avx2;
 #endif
-    return &plain;
+    __atomic_store_n(&found, best, __ATOMIC_RELAXED);
+    return best;
 }
 
 /* This thread's bytes: whole grains in [0, *whole), what is left of the last in [*whole, *n). */
@@ -126,4 +132,6 @@ const nib_bench_ops nib_bench_cpu = {
     .nt_copy = bench_nt_copy,
     .nt_fill = bench_nt_fill,
     .fma_flops = bench_fma_flops,
+    .gemm_missing = nib_bench_gemm_missing,
+    .gemm = nib_bench_gemm,
 };

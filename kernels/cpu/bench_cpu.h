@@ -17,6 +17,11 @@ typedef struct nib_bench_loops {
     float    (*fma)(int64_t iterations); /* the result keeps the loop alive */
 } nib_bench_loops;
 
+/* blas_cpu.c: as nib_bench_ops says. */
+const char *nib_bench_gemm_missing(void);
+void nib_bench_gemm(int64_t m, int64_t n, int64_t k, const float *a, const float *w, float *d,
+                    int32_t threads);
+
 #if defined(__x86_64__)
 extern const nib_bench_loops nib_bench_loops_avx2;
 #endif

@@ -12,7 +12,8 @@
 
 #include <immintrin.h>
 
-#include "packed_cpu.h"
+#include "kernels/packed.h"
+#include "measure_avx2.h"
 
 /* Which sign and tie rules the code is compiled for. */
 enum {
@@ -60,13 +61,44 @@ static inline nib_codes_rules nib_codes_rules_of(const nib_block_rules *r)
     return rules;
 }
 
+/* Of eight y = -|x| * factor: sums whose low 3 bits are the codes without their signs. below: all
+ * ones where rules look for a sign, see threshold. */
+static inline __attribute__((always_inline)) __m256i
+nib_codes_sums8(int clamps, int kind, const nib_codes_rules *rules, __m256 y, __m256i *below)
+{
+    if (kind != NIB_CODES_KEEP) {
+        const __m256 threshold = kind == NIB_CODES_INPUT ? _mm256_setzero_ps()
+                                                         : rules->threshold;
+        *below = _mm256_castps_si256(_mm256_cmp_ps(y, threshold, _CMP_LT_OQ));
+    }
+    if (clamps) y = _mm256_max_ps(y, _mm256_set1_ps(-6.0f));
+    const __m256i floor = _mm256_cvttps_epi32(y);
+    const __m256 add = _mm256_permutevar8x32_ps(nib_codes_magic(), floor);
+    const __m256i sum = _mm256_castps_si256(_mm256_add_ps(y, add));
+    if (kind != NIB_CODES_ANY) return sum;
+    const __m256 tie = _mm256_permutevar8x32_ps(rules->ties_down, floor);
+    const __m256 down = _mm256_cmp_ps(y, tie, _CMP_EQ_OQ);
+    return _mm256_add_epi32(sum, _mm256_castps_si256(down));
+}
+
+/* The code's sign in the sign bit of each lane of 16 or 32 bits, from x's there. */
+static inline __attribute__((always_inline)) __m256i
+nib_codes_signs(int kind, const nib_codes_rules *rules, __m256i x, __m256i below)
+{
+    if (kind == NIB_CODES_KEEP) return x;
+    if (kind == NIB_CODES_INPUT) return _mm256_and_si256(x, below);
+    return _mm256_or_si256(_mm256_and_si256(x, _mm256_or_si256(below, rules->keep)),
+                           _mm256_andnot_si256(below, rules->negative));
+}
+
 /* Codes of 16 elements as words, and words with their signs in bit 15. Order: that of
- * _mm256_packs_epi32 of two vectors for f32 and f16, natural for bf16. */
+ * _mm256_packs_epi32 of two vectors for f32 and f16, natural for bf16. m: NULL, or what is
+ * measured, by the step and the limit of the 16. */
 static inline __attribute__((always_inline)) __m256i
 nib_codes16(int dtype, int divides, int clamps, int kind, const nib_codes_rules *rules,
-            const void *x, const float *factor, __m256i *signs)
+            const void *x, const float *factor, __m256i *signs, const float *step,
+            const uint32_t *limit, nib_measure *m)
 {
-    const __m256 magic = nib_codes_magic();
     const __m256 f = _mm256_broadcast_ss(factor);
     __m256 y[2]; /* -|x| */
     if (dtype == NIB_DT_F32) {
@@ -74,9 +106,11 @@ nib_codes16(int dtype, int divides, int clamps, int kind, const nib_codes_rules 
         y[0] = _mm256_or_ps(x0, _mm256_set1_ps(-0.0f));
         y[1] = _mm256_or_ps(x1, _mm256_set1_ps(-0.0f));
         *signs = _mm256_packs_epi32(_mm256_castps_si256(x0), _mm256_castps_si256(x1));
+        if (m) nib_measure_f32(m, y, limit);
     } else {
         const __m256i v = _mm256_loadu_si256(x);
         const __m256i n = _mm256_or_si256(v, _mm256_set1_epi16((short)0x8000));
+        if (m) nib_measure_half(m, n, limit);
         if (dtype == NIB_DT_F16) {
             y[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(n));
             y[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(n, 1));
@@ -88,52 +122,40 @@ nib_codes16(int dtype, int divides, int clamps, int kind, const nib_codes_rules 
             *signs = v;
         }
     }
+    /* By code, the low 3 bits of a sum: minus the values. */
+    const __m256 values = m ? _mm256_mul_ps(_mm256_broadcast_ss(step), nib_measure_elements())
+                            : _mm256_setzero_ps();
     __m256i sum[2], below[2];
 #pragma GCC unroll 8
     for (int i = 0; i < 2; i++) {
+        const __m256 x0 = y[i];
         y[i] = divides ? _mm256_div_ps(y[i], f) : _mm256_mul_ps(y[i], f);
-        if (kind != NIB_CODES_KEEP) {
-            const __m256 threshold = kind == NIB_CODES_INPUT ? _mm256_setzero_ps()
-                                                             : rules->threshold;
-            below[i] = _mm256_castps_si256(_mm256_cmp_ps(y[i], threshold, _CMP_LT_OQ));
-        }
-        if (clamps) y[i] = _mm256_max_ps(y[i], _mm256_set1_ps(-6.0f));
-        const __m256i floor = _mm256_cvttps_epi32(y[i]);
-        sum[i] = _mm256_castps_si256(_mm256_add_ps(y[i], _mm256_permutevar8x32_ps(magic, floor)));
-        if (kind == NIB_CODES_ANY) {
-            const __m256 tie = _mm256_permutevar8x32_ps(rules->ties_down, floor);
-            const __m256 down = _mm256_cmp_ps(y[i], tie, _CMP_EQ_OQ);
-            sum[i] = _mm256_add_epi32(sum[i], _mm256_castps_si256(down));
-        }
+        sum[i] = nib_codes_sums8(clamps, kind, rules, y[i], &below[i]);
+        if (m) nib_measure_error(m, dtype, i, x0, _mm256_permutevar8x32_ps(values, sum[i]));
     }
-    if (kind != NIB_CODES_KEEP) {
-        const __m256i has = _mm256_packs_epi32(below[0], below[1]);
-        if (kind == NIB_CODES_INPUT) {
-            *signs = _mm256_and_si256(*signs, has);
-        } else {
-            *signs = _mm256_or_si256(
-                _mm256_and_si256(*signs, _mm256_or_si256(has, rules->keep)),
-                _mm256_andnot_si256(has, rules->negative));
-        }
-    }
+    if (kind != NIB_CODES_KEEP)
+        *signs = nib_codes_signs(kind, rules, *signs, _mm256_packs_epi32(below[0], below[1]));
     return _mm256_packus_epi16(sum[0], sum[1]);
 }
 
-/* 64 elements and their four factors to 32 bytes. */
+/* 64 elements and their four factors to 32 bytes. m, steps, limits: as for nib_codes16. */
 static inline __attribute__((always_inline)) void
 nib_codes64(int dtype, int divides, int clamps, int kind, const nib_codes_rules *rules,
-            const uint8_t *x, const float *factors, uint8_t *dst)
+            const uint8_t *x, const float *factors, uint8_t *dst, const float *steps,
+            const uint32_t *limits, nib_measure *m)
 {
     const __m256i sign = _mm256_set1_epi8(8), pair = _mm256_set1_epi16(0x1001); /* 1, 16 */
     __m256i code[4], signs[4], bytes[2];
 #pragma GCC unroll 8
     for (int b = 0; b < 4; b++) {
         code[b] = nib_codes16(dtype, divides, clamps, kind, rules,
-                              x + b * 16 * (dtype == NIB_DT_F32 ? 4 : 2), factors + b, &signs[b]);
+                              x + b * 16 * (dtype == NIB_DT_F32 ? 4 : 2), factors + b, &signs[b],
+                              m ? steps + b : NULL, m ? limits + b : NULL, m);
     }
 #pragma GCC unroll 8
     for (int b = 0; b < 2; b++) {
         const __m256i c = _mm256_packus_epi16(code[2 * b], code[2 * b + 1]);
+        if (m) nib_measure_codes(m, c);
         const __m256i s = _mm256_packs_epi16(signs[2 * b], signs[2 * b + 1]);
         const __m256i nibbles = _mm256_or_si256(
             c, _mm256_and_si256(_mm256_srli_epi16(s, 4), sign));

@@ -9,50 +9,12 @@
 #if defined(__x86_64__)
 
 #include "scale8_avx2.h"
+#include "store16_avx2.h"
 #include "values_avx2.h"
 
-/* Codes are asked for so far ahead, past the caches, because the stores keep the memory busy.
- * Untuned: with and without it differed by less than the runs did (profiles/cpu-zen5). */
-enum { AHEAD_BYTES = 2048 };
-
+/* No prefetch: it gained nothing on a Zen 5 and cost a quarter of the rate, past the caches, on a
+ * Xeon (profiles/cpu-zen5, profiles/cpu-xeon). */
 enum { CHUNK = 1024, GROUP = 8 /* blocks whose steps are one vector */ };
-
-/* Non-temporal stores pay when the output leaves the caches before anybody reads it; 8 MiB is
- * above the L2 of most and below the L3 of most. */
-#define STREAM_BYTES ((int64_t)8 << 20)
-
-/* 16 values at a time. */
-static inline __attribute__((always_inline)) void store16(int dtype, int stream, uint8_t *dst,
-                                                          __m256 a, __m256 b)
-{
-    if (dtype == NIB_DT_F32) {
-        if (stream) {
-            _mm256_stream_ps((float *)(void *)dst, a);
-            _mm256_stream_ps((float *)(void *)(dst + 32), b);
-        } else {
-            _mm256_storeu_ps((float *)(void *)dst, a);
-            _mm256_storeu_ps((float *)(void *)(dst + 32), b);
-        }
-        return;
-    }
-    __m256i v;
-    if (dtype == NIB_DT_F16) {
-        v = _mm256_set_m128i(_mm256_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT),
-                             _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
-    } else { /* nib_bf16_from_f32 of what is no NaN */
-        const __m256i one = _mm256_set1_epi32(1), half = _mm256_set1_epi32(0x7fff);
-        const __m256i i = _mm256_castps_si256(a), j = _mm256_castps_si256(b);
-        const __m256i odd_i = _mm256_and_si256(_mm256_srli_epi32(i, 16), one);
-        const __m256i odd_j = _mm256_and_si256(_mm256_srli_epi32(j, 16), one);
-        const __m256i hi_i = _mm256_srli_epi32(
-            _mm256_add_epi32(i, _mm256_add_epi32(half, odd_i)), 16);
-        const __m256i hi_j = _mm256_srli_epi32(
-            _mm256_add_epi32(j, _mm256_add_epi32(half, odd_j)), 16);
-        v = _mm256_permute4x64_epi64(_mm256_packus_epi32(hi_i, hi_j), 0xd8);
-    }
-    if (stream) _mm256_stream_si256((__m256i *)(void *)dst, v);
-    else _mm256_storeu_si256((__m256i *)(void *)dst, v);
-}
 
 /* n codes, a multiple of 32; steps: one for each 16. */
 static inline __attribute__((always_inline)) void
@@ -61,14 +23,13 @@ values(int dtype, int stream, const uint8_t *codes, const float *steps, int64_t 
     const int size = dtype == NIB_DT_F32 ? 4 : 2;
     for (int64_t i = 0; i < n; i += 32) {
         __m256 v[4];
-        if (i % 128 == 0)
-            _mm_prefetch((const char *)codes + i / 2 + AHEAD_BYTES, _MM_HINT_NTA);
         nib_values32(codes + i / 2, v);
         const __m256 s0 = _mm256_broadcast_ss(steps + i / 16);
         const __m256 s1 = _mm256_broadcast_ss(steps + i / 16 + 1);
-        store16(dtype, stream, dst + i * size, _mm256_mul_ps(v[0], s0), _mm256_mul_ps(v[1], s0));
-        store16(dtype, stream, dst + (i + 16) * size, _mm256_mul_ps(v[2], s1),
-                _mm256_mul_ps(v[3], s1));
+        nib_store16(dtype, stream, dst + i * size, _mm256_mul_ps(v[0], s0),
+                    _mm256_mul_ps(v[1], s0));
+        nib_store16(dtype, stream, dst + (i + 16) * size, _mm256_mul_ps(v[2], s1),
+                    _mm256_mul_ps(v[3], s1));
     }
 }
 
@@ -116,7 +77,7 @@ static void dequantize_span(const nib_dequantize_job *job, int64_t row, int64_t 
     const int dtype = (int)job->dst->dtype, block = job->block;
     const int64_t size = dtype == NIB_DT_F32 ? 4 : 2, per_chunk = CHUNK / block;
     const uint8_t *out = (const uint8_t *)job->dst->data + row * job->dst->ld_elems * size;
-    const int stream = src->rows * src->cols * size >= STREAM_BYTES && (uintptr_t)out % 32 == 0;
+    const int stream = src->rows * src->cols * size >= NIB_STREAM_BYTES && (uintptr_t)out % 32 == 0;
     float steps[CHUNK / 16];
 
     for (int64_t k = first; k < last; k += per_chunk) {

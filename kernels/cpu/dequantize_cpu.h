@@ -2,7 +2,7 @@
 #ifndef NIB_DEQUANTIZE_CPU_H
 #define NIB_DEQUANTIZE_CPU_H
 
-#include "packed_cpu.h"
+#include "kernels/packed.h"
 
 typedef struct nib_dequantize_job {
     int               element, e4m3_scale, block, bits;

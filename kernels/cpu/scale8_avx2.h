@@ -8,7 +8,7 @@
 
 #include <immintrin.h>
 
-#include "packed_cpu.h"
+#include "kernels/packed.h"
 
 /* E4M3 bytes of v >= 0, nearest even, saturating: nib_e4m3_from_f32. */
 static inline __m256i nib_e4m3_bytes8(__m256 v)

@@ -12,14 +12,14 @@
 
 #include <math.h>
 
+#include "measure_avx2.h"
 #include "values_avx2.h"
 
 enum { STEP = 32, STEPS = NIB_STATS_PIECE / 16 + 8 };
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Of a piece: for each 16 elements their step, and the largest magnitude that is no further from
- * 0 than the largest element, as the source's bits (twice, in both halves, if they are 16). */
+/* Of a piece: for each 16 elements their step and their limit (nib_limits8). */
 typedef struct piece_steps {
     float    step[STEPS];
     uint32_t limit[STEPS];
@@ -28,11 +28,11 @@ typedef struct piece_steps {
 
 /* What a piece adds. */
 typedef struct lanes {
-    __m256d error[2], square[2]; /* the eight sums */
-    __m256  worst;               /* largest d * d */
-    __m256i most;                /* bits of the largest f32 sum of x * x; a NaN is above all */
-    __m256i largest;             /* magnitudes of f16 */
-    __m256i flushed, saturated;  /* minus the counts, in bytes */
+    nib_lanes sums;
+    __m256    worst;              /* largest d * d */
+    __m256i   most;               /* bits of the largest f32 sum of x * x; a NaN is above all */
+    __m256i   largest;            /* magnitudes of f16 */
+    __m256i   flushed, saturated; /* minus the counts, in bytes */
 } lanes;
 
 /* Even and odd columns of 16. Returns the magnitudes of 16-bit elements, in order. */
@@ -105,17 +105,14 @@ INLINE __m256i magnitude8(__m256 x)
     return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
 }
 
-/* Masks of 16 words of two masks of even and odd columns. */
-INLINE __m256i words(__m256i even, __m256i odd) { return _mm256_blend_epi16(even, odd, 0xaa); }
-
 /* Masks of f32 sources: past their limits, and zero. */
 INLINE void flags16(__m256 even, __m256 odd, const uint32_t *limit, __m256i *past,
                     __m256i *none)
 {
     const __m256i l = _mm256_set1_epi32((int)*limit), zero = _mm256_setzero_si256();
     const __m256i e = magnitude8(even), o = magnitude8(odd);
-    *past = words(_mm256_cmpgt_epi32(e, l), _mm256_cmpgt_epi32(o, l));
-    *none = words(_mm256_cmpeq_epi32(e, zero), _mm256_cmpeq_epi32(o, zero));
+    *past = nib_even_odd(_mm256_cmpgt_epi32(e, l), _mm256_cmpgt_epi32(o, l));
+    *none = nib_even_odd(_mm256_cmpeq_epi32(e, zero), _mm256_cmpeq_epi32(o, zero));
 }
 
 /* The product of 16-bit elements is exact: fused or not is the same, but that what underflows is
@@ -169,12 +166,9 @@ INLINE void group(int dtype, const uint8_t *x, const uint8_t *codes, const float
         square0 = add_square(dtype, add_square(dtype, square0, e0), e1);
         square1 = add_square(dtype, add_square(dtype, square1, o0), o1);
     }
-    const __m256 error = _mm256_add_ps(error0, error1), square = _mm256_add_ps(square0, square1);
+    const __m256 square = _mm256_add_ps(square0, square1);
     l->most = _mm256_max_epu32(l->most, _mm256_castps_si256(square));
-    l->error[0] = _mm256_add_pd(l->error[0], _mm256_cvtps_pd(_mm256_castps256_ps128(error)));
-    l->error[1] = _mm256_add_pd(l->error[1], _mm256_cvtps_pd(_mm256_extractf128_ps(error, 1)));
-    l->square[0] = _mm256_add_pd(l->square[0], _mm256_cvtps_pd(_mm256_castps256_ps128(square)));
-    l->square[1] = _mm256_add_pd(l->square[1], _mm256_cvtps_pd(_mm256_extractf128_ps(square, 1)));
+    nib_lanes_add(&l->sums, _mm256_add_ps(error0, error1), square);
 }
 
 INLINE void groups(int dtype, const uint8_t *x, const uint8_t *codes, const piece_steps *steps,
@@ -244,15 +238,7 @@ static void limits(int dtype, int n, piece_steps *p)
     int tiny = 0;
     for (int i = 0; i < n / 16; i += 8) { /* step has room, its last ones count for nothing */
         const __m256 step = _mm256_loadu_ps(p->step + i);
-        const __m256 last = _mm256_mul_ps(step, _mm256_set1_ps(6.0f));
-        __m256i limit = _mm256_castps_si256(last);
-        if (dtype == NIB_DT_F16) { /* towards 0, as the shift for bf16 does */
-            const __m256i h = _mm256_cvtepu16_epi32(_mm256_cvtps_ph(last, _MM_FROUND_TO_ZERO));
-            limit = _mm256_or_si256(h, _mm256_slli_epi32(h, 16));
-        } else if (dtype == NIB_DT_BF16) {
-            limit = words(_mm256_srli_epi32(limit, 16), limit);
-        }
-        _mm256_storeu_si256((__m256i *)(void *)(p->limit + i), limit);
+        _mm256_storeu_si256((__m256i *)(void *)(p->limit + i), nib_limits8(dtype, step));
         const int left = n / 16 - i, mask = left < 8 ? (1 << left) - 1 : 255;
         tiny |= mask & _mm256_movemask_ps(
             _mm256_cmp_ps(step, _mm256_set1_ps(NIB_STATS_TINY), _CMP_LT_OQ));
@@ -260,21 +246,9 @@ static void limits(int dtype, int n, piece_steps *p)
     p->tiny = tiny;
 }
 
-static uint32_t max_of8(__m256i v)
-{
-    uint32_t m[8], most = 0;
-    _mm256_storeu_si256((__m256i *)m, v);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) most = m[i] > most ? m[i] : most;
-    return most;
-}
-
 static uint64_t negated_sum(__m256i bytes)
 {
-    const __m256i zero = _mm256_setzero_si256();
-    uint64_t part[4];
-    _mm256_storeu_si256((__m256i *)part, _mm256_sad_epu8(_mm256_sub_epi8(zero, bytes), zero));
-    return part[0] + part[1] + part[2] + part[3];
+    return nib_sum_of_bytes(_mm256_sub_epi8(_mm256_setzero_si256(), bytes));
 }
 
 /* Adds what n elements, a multiple of 32, say. Returns 0, and adds nothing, if the sums may not
@@ -282,35 +256,22 @@ static uint64_t negated_sum(__m256i bytes)
 static int piece(int dtype, const uint8_t *x, const uint8_t *codes, piece_steps *steps, int n,
                  nib_stats_sums *sums, nib_stats_counts *counts)
 {
-    lanes l = { .worst = _mm256_setzero_ps() };
+    lanes l = { .sums = nib_lanes_of(sums), .worst = _mm256_setzero_ps() };
     limits(dtype, n, steps);
     if (steps->tiny && !zero_where(NIB_STATS_TINY, dtype, x, steps, n)) return 0;
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++) {
-        l.error[i] = _mm256_loadu_pd(sums->error + 4 * i);
-        l.square[i] = _mm256_loadu_pd(sums->square + 4 * i);
-    }
     l.most = l.largest = l.flushed = l.saturated = _mm256_setzero_si256();
     any_groups(dtype, x, codes, steps, n, &l);
 
     const __m256i f16_inf = _mm256_cmpgt_epi16(l.largest, _mm256_set1_epi16(0x7bff));
     if (!_mm256_testz_si256(f16_inf, f16_inf)) return 0;
-    const uint32_t most = max_of8(l.most);
+    const uint32_t most = nib_max_of8(l.most);
     if (!nib_stats_in_f32(most) && (most >= NIB_F32_INF_BITS / 2
                                     || !zero_where(INFINITY, dtype, x, steps, n))) return 0;
-    const uint32_t worst = max_of8(_mm256_castps_si256(l.worst));
-    /* The root of a rounded square is what was squared: radix 2, no overflow or underflow. */
-    const float error = _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(nib_float_of(worst))));
-    if (!nib_stats_in_f32(worst)) {
-        if (worst >= NIB_F32_INF_BITS / 2 || !all_exact(dtype, x, codes, steps, n)) return 0;
-    } else if (nib_bits_of(error) > counts->max_error) {
-        counts->max_error = nib_bits_of(error);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++) {
-        _mm256_storeu_pd(sums->error + 4 * i, l.error[i]);
-        _mm256_storeu_pd(sums->square + 4 * i, l.square[i]);
-    }
+    const uint32_t worst = nib_max_of8(_mm256_castps_si256(l.worst));
+    const int in_f32 = nib_stats_in_f32(worst);
+    if (!in_f32 && (worst >= NIB_F32_INF_BITS / 2 || !all_exact(dtype, x, codes, steps, n)))
+        return 0;
+    nib_lanes_store(&l.sums, in_f32 ? worst : 0, sums, counts);
     counts->flushed += negated_sum(l.flushed);
     counts->saturated += negated_sum(l.saturated);
     return 1;
@@ -354,8 +315,8 @@ static void count_uses(const nib_dequantize_job *p, int64_t row, int64_t k, int 
     for (int i = n / 64 * 64; i < n; i++) uses->code[codes[i / 2] >> i % 2 * 4 & 15]++;
 }
 
-static void stats_span(const nib_stats_job *job, int64_t row, int64_t first, int64_t last,
-                       nib_stats_sums *sums, nib_stats_counts *counts, nib_stats_uses *uses)
+void nib_stats_span_avx2(const nib_stats_job *job, int64_t row, int64_t first, int64_t last,
+                         nib_stats_sums *sums, nib_stats_counts *counts, nib_stats_uses *uses)
 {
     const nib_dequantize_job *p = &job->packed;
     const int dtype = (int)job->src->dtype, per_piece = NIB_STATS_PIECE / p->block;
@@ -391,8 +352,9 @@ static void stats_span(const nib_stats_job *job, int64_t row, int64_t first, int
 nib_status nib_quantize_stats_avx2(const nib_launch *launch, const nib_matrix *src,
                                    const nib_packed *packed, nib_quantize_report *report)
 {
-    return nib_stats_run(launch, src, packed, report,
-                         nib_has_values32(packed) ? stats_span : nib_stats_span_portable);
+    return nib_stats_run(launch, src, packed, report, NULL,
+                         nib_has_values32(packed) ? nib_stats_span_avx2
+                                                  : nib_stats_span_portable);
 }
 
 #endif

@@ -163,9 +163,10 @@ static void add_to_report(const nib_stats_counts *c, double error, double square
 }
 
 nib_status nib_stats_run(const nib_launch *launch, const nib_matrix *src, const nib_packed *packed,
-                         nib_quantize_report *report, nib_stats_span span)
+                         nib_quantize_report *report, const struct nib_quantize_job *quantize,
+                         nib_stats_span span)
 {
-    nib_stats_job job = { .src = src };
+    nib_stats_job job = { .src = src, .quantize = quantize };
     nib_dequantize_job_of(packed, NULL, &job.packed);
     job.max_magnitude = nib_element_traits_of(job.packed.element).max_code;
 
@@ -215,5 +216,5 @@ nib_status nib_stats_run(const nib_launch *launch, const nib_matrix *src, const 
 nib_status nib_quantize_stats_portable(const nib_launch *launch, const nib_matrix *src,
                                        const nib_packed *packed, nib_quantize_report *report)
 {
-    return nib_stats_run(launch, src, packed, report, nib_stats_span_portable);
+    return nib_stats_run(launch, src, packed, report, NULL, nib_stats_span_portable);
 }

@@ -45,6 +45,7 @@ typedef struct nib_stats_job {
     nib_dequantize_job packed; /* its dst is NULL */
     uint32_t           max_magnitude; /* code of the largest element */
     const nib_matrix  *src;
+    const struct nib_quantize_job *quantize; /* NULL: the codes are there; else a span makes them */
 } nib_stats_job;
 
 /* Blocks first..last-1 of a row, first at a multiple of NIB_STATS_PIECE. uses: NULL if nobody
@@ -57,7 +58,12 @@ void nib_stats_span_portable(const nib_stats_job *job, int64_t row, int64_t firs
                              nib_stats_sums *sums, nib_stats_counts *counts,
                              nib_stats_uses *uses);
 
+/* E2M1 in blocks of 16 and 32, in pairs. */
+void nib_stats_span_avx2(const nib_stats_job *job, int64_t row, int64_t first, int64_t last,
+                         nib_stats_sums *sums, nib_stats_counts *counts, nib_stats_uses *uses);
+
 nib_status nib_stats_run(const nib_launch *launch, const nib_matrix *src, const nib_packed *packed,
-                         nib_quantize_report *report, nib_stats_span span);
+                         nib_quantize_report *report, const struct nib_quantize_job *quantize,
+                         nib_stats_span span);
 
 #endif

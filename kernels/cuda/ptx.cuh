@@ -177,6 +177,209 @@ __device__ __forceinline__ void red_max_relaxed(uint32_t *p, uint32_t value)
     asm volatile("red.global.relaxed.gpu.max.u32 [%0], %1;" :: "l"(p), "r"(value) : "memory");
 }
 
+/* ---- conversions: two values a register, the first in the lower half ----
+ * Each equals the rule of kernels/common that stands with it, NaN included, for every bit pattern
+ * (tests/emu/convert_emu_test.cu). PTX names the upper half's source first (section "cvt").
+ *
+ * Not every target has each: a kernel asks NIB_HAS_... with #if, in device code, and calls the rule
+ * elsewhere; a wrapper without its instruction traps. E2M1 needs a family or architecture specific
+ * target (sm_100f, not sm_100), and sm_90a, which defines such a macro as well, has none. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000 \
+    && (defined(__CUDA_ARCH_FAMILY_SPECIFIC__) || defined(__CUDA_ARCH_SPECIFIC__))
+#define NIB_HAS_CVT_E2M1 1
+#else
+#define NIB_HAS_CVT_E2M1 0
+#endif
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+#define NIB_HAS_CVT_E4M3 1
+#else
+#define NIB_HAS_CVT_E4M3 0
+#endif
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+#define NIB_HAS_MEM32 1
+#else
+#define NIB_HAS_MEM32 0
+#endif
+
+/* nib_element_from_f32(E2M1): a byte. */
+__device__ __forceinline__ uint32_t cvt_e2m1x2(float lo, float hi)
+{
+#if NIB_HAS_CVT_E2M1
+    uint16_t d;
+    asm("{\n.reg .b8 d;\ncvt.rn.satfinite.e2m1x2.f32 d, %2, %1;\nmov.b16 %0, {d, 0};\n}"
+        : "=h"(d) : "f"(lo), "f"(hi));
+    return d;
+#else
+    __trap();
+    return 0;
+#endif
+}
+
+/* nib_element_from_f32(E4M3): two bytes. */
+__device__ __forceinline__ uint32_t cvt_e4m3x2(float lo, float hi)
+{
+#if NIB_HAS_CVT_E4M3
+    uint16_t d;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %2, %1;" : "=h"(d) : "f"(lo), "f"(hi));
+    return d;
+#else
+    __trap();
+    return 0;
+#endif
+}
+
+/* nib_element_to_f32 of two codes, as f16, which holds every one of them: of the word's byte. */
+template <int byte = 0> __device__ __forceinline__ uint32_t cvt_f16x2_e2m1x2(uint32_t codes)
+{
+#if NIB_HAS_CVT_E2M1
+    uint32_t d;
+    asm("{\n.reg .b8 b0, b1, b2, b3;\nmov.b32 {b0, b1, b2, b3}, %1;\n"
+        "cvt.rn.f16x2.e2m1x2 %0, b%2;\n}"
+        : "=r"(d) : "r"(codes), "n"(byte));
+    return d;
+#else
+    __trap();
+    return 0;
+#endif
+}
+
+__device__ __forceinline__ uint32_t cvt_f16x2_e4m3x2(uint32_t codes)
+{
+#if NIB_HAS_CVT_E4M3
+    uint32_t d;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(d) : "h"((uint16_t)codes));
+    return d;
+#else
+    __trap();
+    return 0;
+#endif
+}
+
+/* nib_f16_from_f32 and nib_bf16_from_f32; sm_80. */
+__device__ __forceinline__ uint32_t cvt_f16x2(float lo, float hi)
+{
+    uint32_t d;
+    asm("cvt.rn.f16x2.f32 %0, %2, %1;" : "=r"(d) : "f"(lo), "f"(hi));
+    return d;
+}
+
+__device__ __forceinline__ uint32_t cvt_bf16x2(float lo, float hi)
+{
+    uint32_t d;
+    asm("cvt.rn.bf16x2.f32 %0, %2, %1;" : "=r"(d) : "f"(lo), "f"(hi));
+    return d;
+}
+
+/* nib_f16_to_f32 of the lower half; a NaN's payload is the machine's. */
+__device__ __forceinline__ float cvt_f32_f16(uint32_t half)
+{
+    float d;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(d) : "h"((uint16_t)half));
+    return d;
+}
+
+/* The larger of |a| and |b| in each half, NaN if either is one; its sign bits mean nothing. One
+ * instruction from sm_86 on: before, magnitudes are made first. */
+__device__ __forceinline__ uint32_t max_abs_bf16x2(uint32_t a, uint32_t b)
+{
+    uint32_t d;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 860
+    asm("max.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+#else
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a & 0x7fff7fffu), "r"(b & 0x7fff7fffu));
+#endif
+    return d;
+}
+
+__device__ __forceinline__ uint32_t max_abs_f16x2(uint32_t a, uint32_t b)
+{
+    uint32_t d;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 860
+    asm("max.NaN.xorsign.abs.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+#else
+    asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a & 0x7fff7fffu), "r"(b & 0x7fff7fffu));
+#endif
+    return d;
+}
+
+/* The larger and the smaller in each half; of a NaN and a number the number, -0 below +0. */
+#define NIB_HALVES(name, op)                                                 \
+    __device__ __forceinline__ uint32_t name(uint32_t a, uint32_t b)         \
+    {                                                                        \
+        uint32_t d;                                                          \
+        asm(op " %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));                   \
+        return d;                                                            \
+    }
+NIB_HALVES(max_f16x2, "max.f16x2")
+NIB_HALVES(min_f16x2, "min.f16x2")
+NIB_HALVES(max_bf16x2, "max.bf16x2")
+NIB_HALVES(min_bf16x2, "min.bf16x2")
+/* Products of halves, nearest even, subnormals kept. */
+NIB_HALVES(mul_f16x2, "mul.rn.f16x2")
+#undef NIB_HALVES
+
+/* sm_80 has no mul.bf16x2: a product plus -0, which changes no product. */
+__device__ __forceinline__ uint32_t mul_bf16x2(uint32_t a, uint32_t b)
+{
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(0x80008000u));
+    return d;
+}
+
+/* ---- global memory that this kernel reads once and no thread of it writes: not kept in L1 ---- */
+__device__ __forceinline__ uint32_t ld_once(const uint32_t *p)
+{
+    uint32_t v;
+    asm volatile("ld.global.nc.L1::no_allocate.b32 %0, [%1];" : "=r"(v) : "l"(p));
+    return v;
+}
+
+__device__ __forceinline__ uint2 ld_once(const uint2 *p)
+{
+    uint2 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v2.b32 {%0, %1}, [%2];"
+                 : "=r"(v.x), "=r"(v.y) : "l"(p));
+    return v;
+}
+
+__device__ __forceinline__ uint4 ld_once(const uint4 *p)
+{
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+
+/* 32 bytes, aligned to that: one instruction from sm_100 on, two before. */
+struct alignas(32) Bytes32 {
+    uint4 lo, hi;
+};
+
+__device__ __forceinline__ Bytes32 ld_once(const Bytes32 *p)
+{
+    Bytes32 v;
+#if NIB_HAS_MEM32
+    asm volatile("ld.global.nc.L1::no_allocate.v8.b32 {%0, %1, %2, %3, %4, %5, %6, %7}, [%8];"
+                 : "=r"(v.lo.x), "=r"(v.lo.y), "=r"(v.lo.z), "=r"(v.lo.w),
+                   "=r"(v.hi.x), "=r"(v.hi.y), "=r"(v.hi.z), "=r"(v.hi.w) : "l"(p));
+#else
+    v.lo = ld_once(&p->lo);
+    v.hi = ld_once(&p->hi);
+#endif
+    return v;
+}
+
+__device__ __forceinline__ void st_32(Bytes32 *p, const Bytes32 &v)
+{
+#if NIB_HAS_MEM32
+    asm volatile("st.global.v8.b32 [%8], {%0, %1, %2, %3, %4, %5, %6, %7};"
+                 :: "r"(v.lo.x), "r"(v.lo.y), "r"(v.lo.z), "r"(v.lo.w),
+                    "r"(v.hi.x), "r"(v.hi.y), "r"(v.hi.z), "r"(v.hi.w), "l"(p) : "memory");
+#else
+    *p = v;
+#endif
+}
+
 } // namespace nib_ptx
 #endif
 

@@ -1,14 +1,15 @@
 /* runtime.cuh: the one way from kernel sources to the CUDA runtime.
  *
  * nvcc takes <cuda_runtime.h> from its toolkit. Any other compiler takes the one of the same name
- * that the build puts first on its path, and runs the same source on the CPU. The four things that
- * plain C++ cannot spell are macros, and kernel sources use nothing else for them:
+ * that the build puts first on its path, and runs the same source on the CPU. What plain
+ * C++ cannot spell are macros, and kernel sources use nothing else for it:
  *
  *   NIB_LAUNCH(kernel, grid, block, smem_bytes, stream, args...)    kernel<<<...>>>(args...)
  *       A template with commas goes in parentheses: NIB_LAUNCH((copy<float, 4>), ...).
  *   NIB_SHARED(type, name, [rows][cols])      shared memory of one block; a scalar has no [...]
  *   NIB_SHARED_DYNAMIC(name)                  unsigned char name[smem_bytes], 1024-byte aligned
- *   NIB_UNROLL                                #pragma unroll, which other compilers warn of
+ *   NIB_UNROLL, NIB_NO_UNROLL                 #pragma unroll and unroll 1, which others warn of
+ *   NIB_LIBRARY_OPEN(name), _FIND(library, symbol), _WHY()    NVIDIA's libraries: dlopen and so on
  *
  * No kernel waits for another block (DESIGN: no spin locks, no grid barriers): blocks may run one
  * after another, in any order. */
@@ -19,11 +20,17 @@
 #include <stdint.h>
 
 #ifdef __CUDACC__
+#include <dlfcn.h>
+
 #define NIB_LAUNCH(kernel, grid, block, smem_bytes, stream, ...) \
     kernel<<<(grid), (block), (smem_bytes), (stream)>>>(__VA_ARGS__)
 #define NIB_SHARED(type, name, dims) __shared__ type name dims
 #define NIB_SHARED_DYNAMIC(name)     extern __shared__ __align__(1024) unsigned char name[]
 #define NIB_UNROLL                   _Pragma("unroll")
+#define NIB_NO_UNROLL                _Pragma("unroll 1")
+#define NIB_LIBRARY_OPEN(name)          dlopen((name), RTLD_NOW | RTLD_LOCAL)
+#define NIB_LIBRARY_FIND(library, name) dlsym((library), (name))
+#define NIB_LIBRARY_WHY()               dlerror()
 #endif
 
 #endif

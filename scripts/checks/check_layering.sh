@@ -3,7 +3,8 @@
 #
 #   include, kernels/common     -> themselves
 #   kernels/backend.h           -> include
-#   kernels/cpu, kernels/cuda   -> themselves, kernels/backend.h, kernels/common, include
+#   kernels/{packed,gemm_pack}.h -> kernels/backend.h, kernels/common, include, each other
+#   kernels/cpu, kernels/cuda   -> themselves and all of these
 #   host/*.[ch]                 -> include, kernels/backend.h, host/io, host/model, themselves
 #   host/io, host/model         -> include, kernels/backend.h, host/internal.h, host/io, themselves
 #   host/tools                  -> include, kernels/backend.h, host/io, host/model, themselves
@@ -36,6 +37,7 @@ function target(from, name, quoted,    near) {
 }
 function layer(path) {
     if (path == "kernels/backend.h") return "backend"
+    if (path == "kernels/packed.h" || path == "kernels/gemm_pack.h") return "packed"
     if (path == "host/internal.h") return "internal"
     if (match(path, /^(kernels\/(common|cpu|cuda)|host\/(io|model|tools|plugin))\//))
         return substr(path, 1, RLENGTH - 1)
@@ -45,7 +47,8 @@ BEGIN {
     may["include"] = ""
     may["kernels/common"] = ""
     may["backend"] = "include"
-    may["kernels/cpu"] = may["kernels/cuda"] = "backend kernels/common include"
+    may["packed"] = "backend kernels/common include"
+    may["kernels/cpu"] = may["kernels/cuda"] = "packed backend kernels/common include"
     may["internal"] = "backend include host"
     may["host"] = "include backend internal host/io host/model"
     may["host/io"] = may["host/model"] = "include backend internal host/io"

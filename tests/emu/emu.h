@@ -4,6 +4,10 @@
  * their stream. A kernel that breaks a rule of CUDA stops; from then on every runtime call
  * returns cudaErrorLaunchFailure, as after a fault on a GPU, until nib_emu_reset.
  *
+ * Device memory can be touched by copies and kernels alone: a host that reads or writes it crashes,
+ * and a kernel that leaves it fails with cudaErrorIllegalAddress. (Under the address sanitizer both
+ * end in its report.)
+ *
  * NIB_EMU_REPORT=file in the environment: at its end the process adds the names of the kernels
  * that ran without a fault, one a line. */
 #ifndef NIB_EMU_H
@@ -29,14 +33,34 @@ typedef enum nib_emu_schedule {
 void nib_emu_set_schedule(nib_emu_schedule schedule, uint64_t seed);
 const char *nib_emu_schedule_name(nib_emu_schedule schedule);
 
-/* The fake device: 80, 90, 100 or 120. Returns 0, or -1 for another. */
+/* The fake devices: 75, 80, 90, 100 or 120. Returns 0, or -1 for another. Kernels run on devices of
+ * NIB_EMU_ARCH, which they were compiled for, and newer ones. */
 int nib_emu_set_architecture(int sm);
+
+/* Makes trouble; NIB_EMU_INJECT="word word" in the environment does so from the start.
+ *
+ *   no_driver             every call returns 35, and the driver's version is 0
+ *   old_driver            every call returns 35, and the driver's version is 12000
+ *   no_device             every call returns 100
+ *   sm=75                 an architecture; 75 is one that no kernel was compiled for
+ *   devices=N             1 to 8 (2)
+ *   memory=BYTES          as nib_emu_set_memory
+ *   pageable              devices read any memory of the host; "pinned": only what CUDA gave
+ *   sticky=700            as after a kernel of the caller's that failed with this error
+ *   fail=CALL:ERROR:N     CALL, cudaMalloc say, returns ERROR once, after N more that do not;
+ *                         cudaLaunchKernel stands for launches; cublasLtMatmul and others have
+ *                         statuses of their own
+ *   no_cublaslt           its library cannot be opened
+ *   none                  none of these any more
+ *
+ * Returns 0, or -1 for an unknown word. */
+int nib_emu_inject(const char *what);
 
 /* Bytes that cudaMalloc may hand out in all; 0: the architecture's. */
 void nib_emu_set_memory(uint64_t bytes);
 
 /* As a new process: no streams, events, functions' attributes, errors. Device memory is freed.
- * The schedule and the architecture stay. */
+ * The schedule, the architecture and injected trouble but "sticky" and "fail" stay. */
 void nib_emu_reset(void);
 
 /* What the first faulty kernel did wrong, with kernel, block, thread, file and line; "": none. */
@@ -45,6 +69,22 @@ const char *nib_emu_failure(void);
 typedef struct nib_emu_counts {
     uint64_t kernels, blocks, threads, switches, collectives, barriers, mma, async_copies;
 } nib_emu_counts;
+
+/* Copies the n-th name, from 0, of the kernels that ran; returns how many there are. */
+int nib_emu_kernel_name(int n, char *name, int bytes);
+
+/* A product by cublasLt: m x n, row-major, of terms k. Types are cudaDataType's numbers. */
+typedef struct nib_emu_product {
+    int64_t     m, n, k;
+    int32_t     transposed; /* w is n x k */
+    int32_t     type, d_type;
+    int32_t     factor_on_device;
+    const void *workspace;
+    uint64_t    workspace_bytes;
+} nib_emu_product;
+
+/* Copies the n-th, from 0, in the order of their calls; returns how many there were. */
+int nib_emu_cublaslt_product(int n, nib_emu_product *product);
 
 nib_emu_counts nib_emu_get_counts(void); /* since the process started */
 

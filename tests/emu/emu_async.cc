@@ -50,7 +50,7 @@ void copy_async_wait(size_t groups_left)
     while (thread->groups.size() > groups_left) {
         land(&thread->groups.front());
         Unseen unseen;
-        thread->groups.pop_front();
+        thread->groups.erase(thread->groups.begin());
     }
 }
 

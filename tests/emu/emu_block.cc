@@ -5,6 +5,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <numeric>
 
 uint3 threadIdx, blockIdx;
@@ -76,9 +77,8 @@ void wake(unsigned rank)
  * themselves. */
 static char grid_start, grid_end;
 
-static void thread_main()
+static void run_thread()
 {
-    fiber_started();
     order_acquire(&grid_start);
     (*block->body)();
     Thread *self = thread;
@@ -92,7 +92,55 @@ static void thread_main()
         block->warps[self->warp].alive &= ~(1u << self->lane);
     }
     order_release(&grid_end);
-    fiber_leave(&self->fiber, true);
+}
+
+/* A thread that never waits leaves its fiber to the one that comes next, if that is new: kernels
+ * without barriers run without switches. The thread sanitizer needs a fiber for each. */
+#ifdef NIB_EMU_TSAN
+static bool pass_fiber_on() { return false; }
+static size_t slot_for(const Thread &t) { return block->first_slot + t.rank; }
+static void abandon_slot(const Thread &) {}
+#else
+static std::vector<size_t> free_slots;
+
+static void abandon_slot(const Thread &t) { free_slots.push_back(t.slot); }
+
+static bool pass_fiber_on()
+{
+    Thread *self = thread;
+    if (block->next < block->batch.size()) {
+        Thread *next = &block->threads[block->batch[block->next]];
+        if (next->state == State::fresh) {
+            block->next++;
+            next->state = State::ready;
+            next->fiber = self->fiber;
+            next->slot = self->slot;
+            thread = next;
+            threadIdx = next->index;
+            return true;
+        }
+    }
+    free_slots.push_back(self->slot);
+    return false;
+}
+
+static size_t slot_for(const Thread &)
+{
+    static size_t slots;
+    if (free_slots.empty()) return slots++;
+    const size_t slot = free_slots.back();
+    free_slots.pop_back();
+    return slot;
+}
+#endif
+
+static void fiber_main()
+{
+    fiber_started();
+    do {
+        run_thread();
+    } while (pass_fiber_on());
+    fiber_leave(&thread->fiber, true);
     abort(); /* a finished fiber is never entered */
 }
 
@@ -101,13 +149,18 @@ static void enter(unsigned rank)
     thread = &block->threads[rank];
     threadIdx = thread->index;
     counts.switches++;
+    if (thread->state == State::fresh) {
+        thread->slot = slot_for(*thread);
+        thread->state = State::ready;
+        fiber_prepare(&thread->fiber, thread->slot, fiber_main);
+    }
     fiber_enter(&thread->fiber);
     thread = nullptr;
 }
 
 static std::string deadlock()
 {
-    static const char *const names[] = { "ready", "a barrier", "a warp operation",
+    static const char *const names[] = { "no place", "ready", "a barrier", "a warp operation",
                                          "an mbarrier", "done" };
     std::string who;
     int places = 0;
@@ -144,7 +197,8 @@ static void run_skewed(const std::vector<unsigned> &rank_of_warp)
 
 static void run_ready()
 {
-    std::vector<unsigned> batch;
+    std::vector<unsigned> &batch = block->batch;
+    batch.clear();
     batch.swap(block->ready);
     if (schedule == NIB_EMU_REVERSE) {
         std::sort(batch.begin(), batch.end(), std::greater<unsigned>());
@@ -152,7 +206,8 @@ static void run_ready()
     if (schedule == NIB_EMU_RANDOM) {
         for (size_t i = batch.size(); i > 1; i--) std::swap(batch[i - 1], batch[next_random() % i]);
     }
-    for (size_t i = 0; i < batch.size() && block->failure.empty(); i++) enter(batch[i]);
+    block->next = 0;
+    while (block->next < batch.size() && block->failure.empty()) enter(batch[block->next++]);
 }
 
 static void run_block()
@@ -171,21 +226,18 @@ static void run_block()
 
 static void start_threads(dim3 size)
 {
-    /* Neighbouring blocks share neither fibers nor stacks, or races between them stay hidden. */
-    static size_t first_slot;
-    first_slot = first_slot ? 0 : 1024;
     const unsigned n = size.x * size.y * size.z;
     block->threads.resize(n);
     block->warps.resize((n + 31) / 32);
     for (unsigned i = 0; i < n; i++) {
         Thread &t = block->threads[i];
+        t.state = State::fresh;
         t.rank = i;
         t.lane = i % 32;
         t.warp = i / 32;
         t.index = { i % size.x, i / size.x % size.y, i / (size.x * size.y) };
         block->warps[t.warp].alive |= 1u << t.lane;
         block->ready.push_back(i);
-        fiber_prepare(&t.fiber, first_slot + i, thread_main);
     }
     block->live = n;
     counts.threads += n;
@@ -201,12 +253,44 @@ static uint64_t coprime(uint64_t blocks)
     }
 }
 
+/* The thread sanitizer forgets what a block's barriers ordered only with their memory. */
+static void clear_block(std::unique_ptr<Block> *storage)
+{
+    if (*storage) for (const Variable &v : block->shared) free(v.data);
+#ifdef NIB_EMU_TSAN
+    storage->reset();
+#endif
+    if (!*storage) {
+        storage->reset(new Block);
+        block = storage->get();
+        /* Neighbouring blocks share no fibers and no stacks, or races between them stay hidden. */
+        static size_t first_slot;
+        first_slot = first_slot ? 0 : 1024;
+        block->first_slot = first_slot;
+        return;
+    }
+    for (Barrier &b : block->barriers) b = Barrier();
+    block->shared.clear();
+    block->mbarriers.clear();
+    block->ready.clear();
+    block->static_bytes = 0;
+}
+
+static unsigned char *dynamic_memory(size_t bytes)
+{
+    void *p = nullptr;
+    if (bytes && posix_memalign(&p, 1024, bytes)) abort();
+    if (p) poison(p, bytes);
+    return (unsigned char *)p;
+}
+
 std::string run_grid(const char *kernel, dim3 grid, dim3 size, size_t smem_bytes,
-                     size_t shared_limit, const std::function<void()> &body)
+                     size_t shared_limit, const std::function<void()> &body, cudaError_t *error)
 {
     Unseen unseen;
     const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
     const uint64_t first = next_random() % blocks, stride = coprime(blocks);
+    std::unique_ptr<Block> storage;
     std::string failure;
     order_release(&grid_start);
     gridDim = grid;
@@ -214,28 +298,27 @@ std::string run_grid(const char *kernel, dim3 grid, dim3 size, size_t smem_bytes
     for (uint64_t i = 0; i < blocks && failure.empty(); i++) {
         const uint64_t at = schedule == NIB_EMU_REVERSE ? blocks - 1 - i
                           : schedule == NIB_EMU_RANDOM ? (first + i * stride) % blocks : i;
-        Block running;
-        block = &running;
+        clear_block(&storage);
         block->kernel = kernel;
         block->body = &body;
         block->shared_limit = shared_limit;
         block->dynamic_bytes = smem_bytes;
+        block->dynamic = dynamic_memory(smem_bytes);
         blockIdx = { (unsigned)(at % grid.x), (unsigned)(at / grid.x % grid.y),
                      (unsigned)(at / ((uint64_t)grid.x * grid.y)) };
-        if (smem_bytes) {
-            void *p = nullptr;
-            if (posix_memalign(&p, 1024, smem_bytes)) abort();
-            block->dynamic = (unsigned char *)p;
-            poison(p, smem_bytes);
-        }
         start_threads(size);
         run_block();
-        for (const Variable &v : block->shared) free(v.data);
         free(block->dynamic);
         failure = block->failure;
-        for (Thread &t : block->threads) if (t.state != State::done) fiber_abandon(&t.fiber);
-        block = nullptr;
+        *error = block->error;
+        for (Thread &t : block->threads) {
+            if (t.state == State::done || t.state == State::fresh) continue;
+            fiber_abandon(&t.fiber);
+            abandon_slot(t);
+        }
     }
+    for (const Variable &v : block->shared) free(v.data);
+    block = nullptr;
     order_acquire(&grid_end);
     if (!failure.empty()) fiber_forget_all();
     counts.kernels++;

@@ -1,47 +1,44 @@
-/* emu_device.cc: the fake device, the errors and what tests ask for in emu.h. */
+/* emu_device.cc: the fake devices, and what tests ask for in emu.h. */
 #include "tests/emu/emu_runtime.h"
 
 #include <cstdlib>
 #include <cstring>
-#include <set>
 
 namespace nib_emu {
 
 /* Limits by CUDA C Programming Guide, "Technical Specifications per Compute Capability"; sizes of
  * a common card of each. */
 static const Device devices[] = {
+    { "emulated sm_75", 7, 5, 40, 1024, (size_t)16 << 30, 4 << 20, 64 << 10, 64 << 10 },
     { "emulated sm_80", 8, 0, 108, 2048, (size_t)40 << 30, 40 << 20, 163 << 10, 164 << 10 },
     { "emulated sm_90", 9, 0, 132, 2048, (size_t)80 << 30, 50 << 20, 227 << 10, 228 << 10 },
     { "emulated sm_100", 10, 0, 148, 2048, (size_t)180 << 30, 126 << 20, 227 << 10, 228 << 10 },
     { "emulated sm_120", 12, 0, 170, 1536, (size_t)32 << 30, 96 << 20, 99 << 10, 100 << 10 },
 };
 
-static const Device *chosen = &devices[1];
+static const Device *chosen;
 static size_t        memory_override;
-static std::string   failure;
-static thread_local cudaError_t last_error;
+static int           count = 2;
+static bool          pageable;
+static thread_local int ordinal_of_thread;
 
-const Device &device() { return *chosen; }
-size_t memory_limit() { return memory_override ? memory_override : chosen->memory; }
-bool   has_failed() { return !failure.empty(); }
-
-cudaError_t done(cudaError_t error)
+static const Device *find_device(int sm)
 {
-    if (has_failed()) error = cudaErrorLaunchFailure;
-    if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
-    return error;
+    for (const Device &d : devices) if (d.major * 10 + d.minor == sm) return &d;
+    return nullptr;
 }
 
-void set_failure(const std::string &sentence)
+const Device &device()
 {
-    if (failure.empty()) failure = sentence;
+    if (!chosen) chosen = find_device(built_for);
+    return *chosen;
 }
-
-void forget_errors()
-{
-    failure.clear();
-    last_error = cudaSuccess;
-}
+size_t memory_limit() { return memory_override ? memory_override : device().memory; }
+int  device_count() { return count; }
+void set_device_count(int n) { count = n; }
+int  current_device() { return ordinal_of_thread; }
+bool reads_host_memory() { return pageable; }
+void set_pageable(bool yes) { pageable = yes; }
 
 } // namespace nib_emu
 
@@ -72,12 +69,9 @@ __attribute__((constructor)) static void schedule_from_environment()
 int nib_emu_set_architecture(int sm)
 {
     Lock lock(device_lock());
-    for (const Device &d : devices) {
-        if (d.major * 10 + d.minor != sm) continue;
-        chosen = &d;
-        return 0;
-    }
-    return -1;
+    const Device *found = find_device(sm);
+    if (found) chosen = found;
+    return found ? 0 : -1;
 }
 
 void nib_emu_set_memory(uint64_t bytes)
@@ -92,10 +86,9 @@ void nib_emu_reset(void)
     forget_streams();
     forget_memory();
     forget_functions();
+    forget_cublaslt();
     forget_errors();
 }
-
-const char *nib_emu_failure(void) { return failure.c_str(); }
 
 nib_emu_counts nib_emu_get_counts(void)
 {
@@ -105,123 +98,110 @@ nib_emu_counts nib_emu_get_counts(void)
 
 } // extern "C"
 
-static const struct { cudaError_t error; const char *name, *sentence; } error_texts[] = {
-#define ROW(name, sentence) { name, #name, sentence }
-    ROW(cudaSuccess, "no error"),
-    ROW(cudaErrorInvalidValue, "invalid argument"),
-    ROW(cudaErrorMemoryAllocation, "out of memory"),
-    ROW(cudaErrorInvalidConfiguration, "invalid configuration argument"),
-    ROW(cudaErrorInvalidMemcpyDirection, "invalid copy direction for memcpy"),
-    ROW(cudaErrorInvalidDeviceFunction, "invalid device function"),
-    ROW(cudaErrorNoDevice, "no CUDA-capable device is detected"),
-    ROW(cudaErrorInvalidDevice, "invalid device ordinal"),
-    ROW(cudaErrorInvalidResourceHandle, "invalid resource handle"),
-    ROW(cudaErrorNotReady, "device not ready"),
-    ROW(cudaErrorLaunchFailure, "unspecified launch failure"),
-    ROW(cudaErrorNotSupported, "operation not supported"),
-    ROW(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing"),
-    ROW(cudaErrorStreamCaptureInvalidated,
-        "operation failed due to a previous error during capture"),
-#undef ROW
-};
-
-const char *cudaGetErrorName(cudaError_t error)
+/* Without a driver the count is left as it was, as by the real one. */
+cudaError_t cudaGetDeviceCount(int *n)
 {
-    for (const auto &row : error_texts) if (row.error == error) return row.name;
-    return "unrecognized error code";
-}
-
-const char *cudaGetErrorString(cudaError_t error)
-{
-    if (error == cudaErrorLaunchFailure && has_failed()) return failure.c_str();
-    for (const auto &row : error_texts) if (row.error == error) return row.sentence;
-    return "unrecognized error code";
-}
-
-cudaError_t cudaPeekAtLastError()
-{
-    Lock lock(device_lock());
-    return has_failed() ? cudaErrorLaunchFailure : last_error;
-}
-
-cudaError_t cudaGetLastError()
-{
-    Lock lock(device_lock());
-    const cudaError_t error = cudaPeekAtLastError();
-    last_error = cudaSuccess;
-    return error;
-}
-
-cudaError_t cudaGetDeviceCount(int *count)
-{
-    *count = 1;
-    return cudaSuccess;
+    NIB_EMU_CALL();
+    *n = count;
+    return done(cudaSuccess);
 }
 
 cudaError_t cudaGetDevice(int *ordinal)
 {
-    *ordinal = 0;
-    return cudaSuccess;
+    NIB_EMU_CALL();
+    *ordinal = ordinal_of_thread;
+    return done(cudaSuccess);
 }
 
 cudaError_t cudaSetDevice(int ordinal)
 {
-    Lock lock(device_lock());
-    return done(ordinal == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+    NIB_EMU_CALL();
+    if (ordinal < 0 || ordinal >= count) return done(cudaErrorInvalidDevice);
+    ordinal_of_thread = ordinal;
+    return done(cudaSuccess);
 }
 
-cudaError_t cudaDriverGetVersion(int *version) { return *version = CUDART_VERSION, cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int *version) { return *version = driver_version(), cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int *version) { return *version = CUDART_VERSION, cudaSuccess; }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int ordinal)
 {
-    Lock lock(device_lock());
-    if (ordinal != 0) return done(cudaErrorInvalidDevice);
+    NIB_EMU_CALL();
+    if (ordinal < 0 || ordinal >= count) return done(cudaErrorInvalidDevice);
+    const Device &d = device();
     *p = {};
-    strncpy(p->name, chosen->name, sizeof p->name - 1);
+    strncpy(p->name, d.name, sizeof p->name - 1);
     p->totalGlobalMem = memory_limit();
     p->sharedMemPerBlock = 48 << 10;
-    p->sharedMemPerBlockOptin = chosen->shared_optin;
-    p->sharedMemPerMultiprocessor = chosen->shared_per_processor;
+    p->sharedMemPerBlockOptin = d.shared_optin;
+    p->sharedMemPerMultiprocessor = d.shared_per_processor;
     p->regsPerBlock = 65536;
     p->warpSize = 32;
     p->maxThreadsPerBlock = p->maxThreadsDim[0] = p->maxThreadsDim[1] = 1024;
     p->maxThreadsDim[2] = 64;
     p->maxGridSize[0] = 2147483647;
     p->maxGridSize[1] = p->maxGridSize[2] = 65535;
-    p->major = chosen->major;
-    p->minor = chosen->minor;
-    p->multiProcessorCount = chosen->processors;
-    p->maxThreadsPerMultiProcessor = chosen->threads_per_processor;
-    p->l2CacheSize = (int)chosen->l2;
+    p->major = d.major;
+    p->minor = d.minor;
+    p->multiProcessorCount = d.processors;
+    p->maxThreadsPerMultiProcessor = d.threads_per_processor;
+    p->l2CacheSize = (int)d.l2;
+    p->pageableMemoryAccess = pageable;
     p->concurrentKernels = p->unifiedAddressing = p->managedMemory = 1;
     return done(cudaSuccess);
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int ordinal)
 {
-    Lock lock(device_lock());
+    NIB_EMU_CALL();
     cudaDeviceProp p;
-    if (cudaGetDeviceProperties(&p, ordinal) != cudaSuccess) return cudaErrorInvalidDevice;
+    const cudaError_t error = cudaGetDeviceProperties(&p, ordinal);
+    if (error != cudaSuccess) return error;
     switch (attribute) {
-    case cudaDevAttrMaxThreadsPerBlock:              *value = p.maxThreadsPerBlock; break;
-    case cudaDevAttrMaxSharedMemoryPerBlock:         *value = (int)p.sharedMemPerBlock; break;
-    case cudaDevAttrWarpSize:                        *value = p.warpSize; break;
-    case cudaDevAttrMultiProcessorCount:             *value = p.multiProcessorCount; break;
-    case cudaDevAttrL2CacheSize:                     *value = p.l2CacheSize; break;
+    case cudaDevAttrMaxThreadsPerBlock:         *value = p.maxThreadsPerBlock; break;
+    case cudaDevAttrMaxGridDimX:                *value = p.maxGridSize[0]; break;
+    case cudaDevAttrMaxGridDimY:                *value = p.maxGridSize[1]; break;
+    case cudaDevAttrMaxGridDimZ:                *value = p.maxGridSize[2]; break;
+    case cudaDevAttrMaxSharedMemoryPerBlock:    *value = (int)p.sharedMemPerBlock; break;
+    case cudaDevAttrWarpSize:                   *value = p.warpSize; break;
+    case cudaDevAttrMaxRegistersPerBlock:
+    case cudaDevAttrMaxRegistersPerMultiprocessor: *value = p.regsPerBlock; break;
+    case cudaDevAttrClockRate:                  *value = 1000000; break; /* kHz */
+    case cudaDevAttrMemoryClockRate:            *value = 1000000; break;
+    case cudaDevAttrGlobalMemoryBusWidth:       *value = 512; break;
+    case cudaDevAttrMultiProcessorCount:        *value = p.multiProcessorCount; break;
+    case cudaDevAttrIntegrated:                 *value = 0; break;
+    case cudaDevAttrL2CacheSize:                *value = p.l2CacheSize; break;
     case cudaDevAttrMaxThreadsPerMultiProcessor: *value = p.maxThreadsPerMultiProcessor; break;
-    case cudaDevAttrComputeCapabilityMajor:          *value = p.major; break;
-    case cudaDevAttrComputeCapabilityMinor:          *value = p.minor; break;
+    case cudaDevAttrComputeCapabilityMajor:     *value = p.major; break;
+    case cudaDevAttrComputeCapabilityMinor:     *value = p.minor; break;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
         *value = (int)p.sharedMemPerMultiprocessor; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin:    *value = (int)p.sharedMemPerBlockOptin; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = (int)p.sharedMemPerBlockOptin; break;
+    case cudaDevAttrPageableMemoryAccess:
+    case cudaDevAttrPageableMemoryAccessUsesHostPageTables: *value = pageable; break;
+    case cudaDevAttrMaxBlocksPerMultiprocessor: *value = 32; break;
+    case cudaDevAttrConcurrentKernels:
+    case cudaDevAttrUnifiedAddressing:
+    case cudaDevAttrManagedMemory:
+    case cudaDevAttrConcurrentManagedAccess:
+    case cudaDevAttrHostRegisterSupported:
+    case cudaDevAttrMemoryPoolsSupported:       *value = 1; break;
+    default: return done(cudaErrorInvalidValue);
     }
     return done(cudaSuccess);
 }
 
 cudaError_t cudaDeviceSynchronize()
 {
-    Lock lock(device_lock());
-    if (capturing()) return done(cudaErrorStreamCaptureUnsupported);
-    return done(finish_all());
+    NIB_EMU_CALL();
+    const cudaError_t error = forbidden_by_capture();
+    return done(error != cudaSuccess ? error : finish_all());
+}
+
+/* Ends the context of every device. */
+cudaError_t cudaDeviceReset()
+{
+    nib_emu_reset();
+    return cudaSuccess;
 }

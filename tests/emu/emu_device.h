@@ -54,6 +54,7 @@ template <class T> T from_bits(uint64_t bits)
         &nib_key_##name, sizeof(nib_shared_##name), alignof(nib_shared_##name), __FILE__, __LINE__)
 #define NIB_SHARED_DYNAMIC(name) unsigned char *const name = nib_emu::shared_dynamic()
 #define NIB_UNROLL
+#define NIB_NO_UNROLL
 
 static inline void __syncthreads(NIB_EMU_AT) { nib_emu::barrier(0, 0, file, line); }
 static inline void __syncwarp(unsigned mask = ~0u, NIB_EMU_AT)

@@ -24,7 +24,7 @@ struct Fiber {
     void *fake_stack = nullptr; /* the address sanitizer's */
 };
 
-enum class State { ready, in_barrier, in_warp, in_mbarrier, done };
+enum class State { fresh, ready, in_barrier, in_warp, in_mbarrier, done };
 
 struct Copy { /* one cp.async that has not landed */
     void       *dst;
@@ -36,12 +36,13 @@ struct Thread {
     Fiber       fiber;
     uint3       index;
     unsigned    rank, lane, warp;
-    State       state = State::ready;
+    State       state = State::fresh;
     int         barrier = 0;
+    size_t      slot = 0; /* of its stack */
     const char *file = nullptr; /* where it waits */
     int         line = 0;
-    std::vector<Copy>             open;   /* issued, in no group yet */
-    std::deque<std::vector<Copy>> groups; /* committed, oldest first */
+    std::vector<Copy>              open;   /* issued, in no group yet */
+    std::vector<std::vector<Copy>> groups; /* committed, oldest first */
 };
 
 /* Lanes of one mask on their way to one collective. */
@@ -95,9 +96,13 @@ struct Block {
     std::vector<Variable>        shared;
     unsigned char               *dynamic = nullptr;
     size_t                       dynamic_bytes = 0, static_bytes = 0, shared_limit = 0;
+    size_t                       first_slot = 0;
     std::vector<unsigned>        ready;
+    std::vector<unsigned>        batch; /* of these ... */
+    size_t                       next = 0; /* ... this one comes next */
     unsigned                     live = 0;
     std::string                  failure;
+    cudaError_t                  error = cudaErrorLaunchFailure; /* that the failure becomes */
 };
 
 extern Block         *block;
@@ -118,7 +123,7 @@ void wake(unsigned rank);
 
 /* All blocks of a grid, in the schedule's order; "" or what went wrong. */
 std::string run_grid(const char *kernel, dim3 grid, dim3 block, size_t smem_bytes,
-                     size_t shared_limit, const std::function<void()> &body);
+                     size_t shared_limit, const std::function<void()> &body, cudaError_t *error);
 
 /* Writes 0xff: NaN in f32, f16, bf16 and E4M3, -1 in integers. */
 void poison(void *data, size_t bytes);

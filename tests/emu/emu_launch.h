@@ -23,8 +23,16 @@ void launch_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, d
            [kernel, copy] { std::apply(kernel, copy); });
 }
 
+/* NVIDIA's libraries, of which there is a cublasLt. */
+void       *library_open(const char *name);
+void       *library_find(void *library, const char *symbol);
+const char *library_why();
+
 } // namespace nib_emu
 
+#define NIB_LIBRARY_OPEN(name)          nib_emu::library_open(name)
+#define NIB_LIBRARY_FIND(library, name) nib_emu::library_find((library), (name))
+#define NIB_LIBRARY_WHY()               nib_emu::library_why()
 #define NIB_LAUNCH(kernel, grid, block, smem_bytes, stream, ...) \
     nib_emu::launch_kernel(#kernel, kernel, grid, block, smem_bytes, stream, ##__VA_ARGS__)
 

@@ -3,6 +3,7 @@
 #ifndef NIB_EMU_PTX_H
 #define NIB_EMU_PTX_H
 
+#include "tests/emu/emu_convert.h"
 #include "tests/emu/emu_types.h"
 
 namespace nib_emu {

@@ -12,25 +12,61 @@ struct Device {
     size_t      memory, l2, shared_optin, shared_per_processor;
 };
 
-const Device &device();
+constexpr int most_devices = 8;
+extern const int built_for; /* NIB_EMU_ARCH of the kernels */
+
+const Device &device(); /* they are all alike */
+int           device_count();
+int           current_device(); /* of the host thread */
+bool          reads_host_memory();
+void          set_pageable(bool pageable);
+void          set_cublaslt(bool there);
+void          set_device_count(int n);
+size_t        memory_limit(); /* of each; nib_emu_set_memory gave it, or the device's */
 
 /* What a call returns: records it as the thread's last error; a faulty kernel overrides it. */
 cudaError_t done(cudaError_t error);
-void        set_failure(const std::string &sentence); /* as a fault on the device: sticky */
-bool        has_failed();
+cudaError_t refused(const char *call); /* what was injected for it */
+void        set_failure(const std::string &sentence, cudaError_t error); /* sticky */
+cudaError_t failure_error(); /* cudaSuccess: none */
+inline bool has_failed() { return failure_error() != cudaSuccess; }
 void        forget_errors();
+int         driver_version();
 
-size_t memory_limit(); /* that nib_emu_set_memory gave, or the device's */
+/* Begins a call of the runtime. */
+#define NIB_EMU_CALL_AS(name)                                       \
+    std::lock_guard<std::recursive_mutex> call_lock(device_lock()); \
+    do {                                                            \
+        const cudaError_t refused_ = refused(name);                 \
+        if (refused_ != cudaSuccess) return done(refused_);         \
+    } while (0)
+#define NIB_EMU_CALL() NIB_EMU_CALL_AS(__func__)
 
 /* Queues work on a stream, or records it while the stream is captured. Nothing runs before some
  * call has to wait for it. */
 cudaError_t enqueue(cudaStream_t stream, std::function<cudaError_t()> work);
-bool        capturing(); /* any stream: then calls that wait or allocate are refused */
-cudaError_t finish_all();
+
+/* A call that waits or allocates: an error, and the end of the capture, if a capture forbids it. */
+cudaError_t forbidden_by_capture();
+cudaError_t device_of(cudaStream_t stream, int *ordinal);
+bool        is_captured(cudaStream_t stream);
+void        invalidate_capture(cudaStream_t stream);
+cudaError_t finish_all(); /* of the current device */
 cudaError_t finish_stream(cudaStream_t stream);
 void        forget_streams();
 void        forget_memory();
 void        forget_functions();
+void        forget_cublaslt();
+
+/* Device memory: p with everything that bytes may reach, and taken back. */
+void *guarded_allocate(size_t bytes);
+void  guarded_release(void *p, size_t bytes);
+struct Guard { /* while one lives, device memory can be read and written */
+    Guard();
+    ~Guard();
+};
+
+std::string function_name(const void *function, const char *otherwise);
 
 } // namespace nib_emu
 

@@ -10,7 +10,11 @@
 #define __host__
 #define __grid_constant__
 #define __launch_bounds__(...)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define __forceinline__ inline /* else sanitized kernels take minutes to compile */
+#else
 #define __forceinline__ inline __attribute__((always_inline))
+#endif
 #define __align__(n)    __attribute__((aligned(n)))
 
 /* Alignments as in the toolkit: a vector of 2 or 4 is aligned to its size, at most 16 bytes. */

@@ -1,5 +1,6 @@
 /* golden_kernels.cu: one kernel for each wrapper of ptx.cuh, named for it, so that the PTX of each
- * can be read by itself; see ptx_golden_test.sh. "want" gives what must stand in it. */
+ * can be read by itself; see ptx_golden_test.sh. "want" gives what must stand in it; "want 100f",
+ * on targets from that one on, with an f only those of a family or one architecture. */
 #include "kernels/cuda/ptx.cuh"
 
 #define SHARED_AND_LANE                                            \
@@ -83,3 +84,79 @@ __global__ void golden_st_release(uint32_t *p) { nib_ptx::st_release(p, 3); }
 __global__ void golden_red_add_relaxed(uint32_t *p) { nib_ptx::red_add_relaxed(p, 3); }
 /* want red.global.relaxed.gpu.max.u32 [%], % */
 __global__ void golden_red_max_relaxed(uint32_t *p) { nib_ptx::red_max_relaxed(p, 3); }
+
+/* want 100f cvt.rn.satfinite.e2m1x2.f32 d, %, % */
+__global__ void golden_cvt_e2m1x2(float *p, uint32_t *out)
+{
+    out[0] = nib_ptx::cvt_e2m1x2(p[0], p[1]);
+}
+/* want 89 cvt.rn.satfinite.e4m3x2.f32 %, %, % */
+__global__ void golden_cvt_e4m3x2(float *p, uint32_t *out)
+{
+    out[0] = nib_ptx::cvt_e4m3x2(p[0], p[1]);
+}
+/* want 100f cvt.rn.f16x2.e2m1x2 %, b3 */
+__global__ void golden_cvt_f16x2_e2m1x2(uint32_t *p)
+{
+    p[1] = nib_ptx::cvt_f16x2_e2m1x2<3>(p[0]);
+}
+/* want 89 cvt.rn.f16x2.e4m3x2 %, % */
+__global__ void golden_cvt_f16x2_e4m3x2(uint32_t *p) { p[1] = nib_ptx::cvt_f16x2_e4m3x2(p[0]); }
+/* want cvt.rn.f16x2.f32 %, %, % */
+__global__ void golden_cvt_f16x2(float *p, uint32_t *out)
+{
+    out[0] = nib_ptx::cvt_f16x2(p[0], p[1]);
+}
+/* want cvt.rn.bf16x2.f32 %, %, % */
+__global__ void golden_cvt_bf16x2(float *p, uint32_t *out)
+{
+    out[0] = nib_ptx::cvt_bf16x2(p[0], p[1]);
+}
+/* want cvt.f32.f16 %, % */
+__global__ void golden_cvt_f32_f16(uint32_t half, float *out) { *out = nib_ptx::cvt_f32_f16(half); }
+
+/* On targets before sm_86, without the absolute values. */
+/* want 86 max.NaN.xorsign.abs.bf16x2 %, %, % */
+__global__ void golden_max_abs_bf16x2(uint32_t *p) { p[2] = nib_ptx::max_abs_bf16x2(p[0], p[1]); }
+/* want 86 max.NaN.xorsign.abs.f16x2 %, %, % */
+__global__ void golden_max_abs_f16x2(uint32_t *p) { p[2] = nib_ptx::max_abs_f16x2(p[0], p[1]); }
+
+/* want max.f16x2 %, %, % */
+__global__ void golden_max_f16x2(uint32_t *p) { p[2] = nib_ptx::max_f16x2(p[0], p[1]); }
+/* want min.f16x2 %, %, % */
+__global__ void golden_min_f16x2(uint32_t *p) { p[2] = nib_ptx::min_f16x2(p[0], p[1]); }
+/* want max.bf16x2 %, %, % */
+__global__ void golden_max_bf16x2(uint32_t *p) { p[2] = nib_ptx::max_bf16x2(p[0], p[1]); }
+/* want min.bf16x2 %, %, % */
+__global__ void golden_min_bf16x2(uint32_t *p) { p[2] = nib_ptx::min_bf16x2(p[0], p[1]); }
+/* want mul.rn.f16x2 %, %, % */
+__global__ void golden_mul_f16x2(uint32_t *p) { p[2] = nib_ptx::mul_f16x2(p[0], p[1]); }
+/* want fma.rn.bf16x2 %, %, %, % */
+__global__ void golden_mul_bf16x2(uint32_t *p) { p[2] = nib_ptx::mul_bf16x2(p[0], p[1]); }
+
+#define LD_ONCE(name, type)                                                     \
+    __global__ void golden_ld_once_##name(const type *in, type *out)            \
+    {                                                                           \
+        out[threadIdx.x] = nib_ptx::ld_once(in + threadIdx.x);                  \
+    }
+LD_ONCE(4, uint32_t) /* want ld.global.nc.L1::no_allocate.b32 %, [%] */
+LD_ONCE(8, uint2)    /* want ld.global.nc.L1::no_allocate.v2.b32 {%, %}, [%] */
+LD_ONCE(16, uint4)   /* want ld.global.nc.L1::no_allocate.v4.b32 {%, %, %, %}, [%] */
+
+/* Two of 16 bytes on other targets, as above. */
+/* want 100 ld.global.nc.L1::no_allocate.v8.b32 {%, %, %, %, %, %, %, %}, [%] */
+__global__ void golden_ld_once_32(const nib_ptx::Bytes32 *in, uint32_t *out)
+{
+#if NIB_HAS_MEM32
+    const nib_ptx::Bytes32 v = nib_ptx::ld_once(in);
+    *out = v.lo.x + v.hi.w;
+#endif
+}
+/* want 100 st.global.v8.b32 [%], {%, %, %, %, %, %, %, %} */
+__global__ void golden_st_32(const uint4 *in, nib_ptx::Bytes32 *out)
+{
+#if NIB_HAS_MEM32
+    const nib_ptx::Bytes32 v = { *in, *in };
+    nib_ptx::st_32(out, v);
+#endif
+}

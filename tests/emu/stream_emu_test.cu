@@ -47,6 +47,8 @@ NIB_TEST(EmuStream, GraphReplays)
     cudaGraphExec_t exec;
     EXPECT_CUDA(cudaStreamCreate(&stream));
     Device<int> data(std::vector<int>{ 1, 2, 3 });
+    cudaFuncAttributes attributes; /* loads the kernel */
+    EXPECT_CUDA(cudaFuncGetAttributes(&attributes, add_one));
     EXPECT_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
     NIB_LAUNCH(add_one, 1, 32, 0, stream, (int *)data, 3);
     NIB_LAUNCH(add_one, 1, 32, 0, stream, (int *)data, 2);
@@ -229,26 +231,6 @@ NIB_TEST(EmuMemory, RefusesWhatADeviceRefuses)
     nib_emu_reset();
 }
 
-NIB_TEST(EmuStream, CaptureRefusesWhatWaits)
-{
-    nib_emu_reset();
-    cudaStream_t stream;
-    cudaGraph_t graph;
-    int *data;
-    cudaStreamCreate(&stream);
-    EXPECT_CUDA(cudaMalloc(&data, 4));
-    EXPECT_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-    int *more;
-    EXPECT(cudaMalloc(&more, 4) == cudaErrorStreamCaptureUnsupported, "malloc");
-    EXPECT(cudaFree(data) == cudaErrorStreamCaptureUnsupported, "free");
-    EXPECT(cudaStreamSynchronize(stream) == cudaErrorStreamCaptureUnsupported, "synchronize");
-    EXPECT(cudaDeviceSynchronize() == cudaErrorStreamCaptureUnsupported, "device");
-    EXPECT(cudaMemset(data, 0, 4) == cudaErrorStreamCaptureUnsupported, "default stream");
-    EXPECT_CUDA(cudaStreamEndCapture(stream, &graph));
-    EXPECT_CUDA(cudaGraphDestroy(graph));
-    nib_emu_reset();
-}
-
 __global__ static void wide(int *out)
 {
     NIB_SHARED_DYNAMIC(smem);
@@ -261,9 +243,10 @@ NIB_TEST(EmuLaunch, Limits)
 {
     const struct { int sm; unsigned optin; } devices[] = {
         { 80, 163 << 10 }, { 90, 227 << 10 }, { 100, 227 << 10 }, { 120, 99 << 10 } };
-    EXPECT(nib_emu_set_architecture(75) == -1, "not one of them");
+    EXPECT(nib_emu_set_architecture(70) == -1, "not one of them");
     for (const auto &d : devices) {
         nib_emu_reset();
+        if (d.sm < NIB_EMU_ARCH) continue;
         EXPECT(nib_emu_set_architecture(d.sm) == 0, "");
         cudaDeviceProp p;
         int major = 0;
@@ -300,6 +283,6 @@ NIB_TEST(EmuLaunch, Limits)
         EXPECT(strstr(nib_emu_failure(), "1024 static"), "%s", nib_emu_failure());
     }
     nib_emu_reset();
-    nib_emu_set_architecture(90);
+    nib_emu_set_architecture(NIB_EMU_ARCH);
 }
 #endif

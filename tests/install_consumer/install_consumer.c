@@ -11,7 +11,7 @@ int main(void)
     uint8_t codes[8], block_scale;
 
     nib_device *device = NULL;
-    const nib_device_options options = { sizeof options, NIB_BACKEND_CPU, 0, NIB_CPU_ISA_AUTO };
+    const nib_device_options options = { .size = sizeof options, .backend = NIB_BACKEND_CPU };
     if (nib_device_open(&options, &device) != NIB_OK) return puts(nib_last_error()), 1;
     const nib_exec exec = { .size = sizeof exec, .device = device };
     const nib_matrix in = { x, NIB_F32, 1, 16, 16 }, out = { y, NIB_F32, 1, 16, 16 };

@@ -1,0 +1,21 @@
+/* steps_avx2.c: fake-quantization by f32 steps: the plain C of steps_span.h, compiled for AVX2. */
+#include "avx2_cpu.h"
+
+#if defined(__x86_64__)
+
+#include "steps_span.h"
+
+nib_status nib_fake_steps_avx2(const nib_launch *launch, const nib_matrix *src,
+                               const nib_step_request *request, const nib_matrix *dst)
+{
+    return steps_run(launch, NULL, src, request, dst);
+}
+
+nib_status nib_fake_steps_backward_avx2(const nib_launch *launch, const nib_matrix *grad_out,
+                                        const nib_matrix *src, const nib_step_request *request,
+                                        const nib_matrix *grad_in)
+{
+    return steps_run(launch, grad_out, src, request, grad_in);
+}
+
+#endif

@@ -1,0 +1,256 @@
+/* steps_span.h: fake-quantization by f32 steps in plain C. Compiled twice, for the base instruction
+ * set (steps_cpu.c) and for AVX2 (steps_avx2.c).
+ *
+ * A matrix is cut into items of one row, by its shape alone: threads change nothing. An item is
+ * worked on in chunks of one group, each read whole before any of it is written. */
+#ifndef NIB_STEPS_SPAN_H
+#define NIB_STEPS_SPAN_H
+
+#include "fakequant_span.h"
+#include "kernels/common/grid.h"
+#include "tasks_cpu.h"
+
+static_assert(NIB_STEP_E5M2 == (int)NIB_EL_E5M2 && NIB_INT2 == NIB_GR_INT + 2
+              && NIB_INT8 == NIB_GR_INT + 8, "step elements");
+static_assert(NIB_SR_F32 == (int)NIB_STEP_F32 && NIB_SR_E4M3 == (int)NIB_STEP_E4M3_BYTE
+              && NIB_SR_E8M0 == (int)NIB_STEP_E8M0_BYTE, "step rules");
+
+enum { STEP_CHUNK = 128 };
+
+typedef struct step_job {
+    nib_grid                grid;
+    const nib_step_request *request;
+    const nib_matrix       *src;
+    nib_fake_job            fake;   /* its grad_out and dst: see pass_gradients */
+    int64_t                 cols, groups, pieces; /* groups of a row, pieces of a group's row */
+    float                   t;      /* tensor scale */
+    nib_step                whole;  /* if the matrix has one step */
+    float                  *sums;   /* of pieces; NULL: each group has one, and its gradient */
+} step_job;
+
+static inline nib_grid_range range_of(const step_job *job, int64_t row, int64_t col, int64_t end)
+{
+    nib_grid_range r = { 0.0f, 0.0f };
+    for (int64_t c = col; c < end; c += STEP_CHUNK) {
+        const int n = (int)(end - c < STEP_CHUNK ? end - c : STEP_CHUNK);
+        float x[STEP_CHUNK];
+        load_block((int)job->src->dtype, nib_matrix_at(job->src, row, c), n, x);
+        for (int i = 0; i < n; i++) r = nib_grid_range_add(r, x[i]);
+    }
+    return r;
+}
+
+static inline int64_t group_end(const step_job *job, int64_t k)
+{
+    const int64_t group = job->request->group;
+    return job->cols - k * group < group ? job->cols : (k + 1) * group;
+}
+
+static inline nib_step step_of(const step_job *job, int64_t row, int64_t k)
+{
+    const nib_step_request *r = job->request;
+    const int64_t i = row * job->groups + k;
+    if (r->whole) return job->whole;
+    if (r->steps)
+        return nib_step_given(&job->grid, (int)r->rule, job->t, r->steps[i],
+                              r->zeros ? r->zeros[i] : 0);
+    return nib_step_dynamic(&job->grid, r->asymmetric, (int)r->rule, job->t,
+                            range_of(job, row, k * r->group, group_end(job, k)));
+}
+
+static inline void store_step(const nib_step_request *r, int64_t i, nib_step step)
+{
+    if (r->steps_out) r->steps_out[i] = step.s;
+    if (r->zeros_out) r->zeros_out[i] = (int8_t)step.z;
+}
+
+/* y = x / s and v of n elements. floats: the grid's, which the compiler may know. */
+static inline __attribute__((always_inline)) void nearest_of(const nib_grid *grid, int floats,
+                                                             nib_step step, int n, const float *x,
+                                                             float *y, float *v)
+{
+    nib_grid g = *grid;
+    g.floats = floats;
+    const int whole = (n + LANES - 1) / LANES * LANES;
+#pragma omp simd
+    for (int i = 0; i < whole; i++) {
+        y[i] = x[i] / step.s;
+        v[i] = nib_grid_nearest(&g, step, y[i]);
+    }
+}
+
+/* Loads n elements, with zeros behind them up to a whole unit. */
+static inline void chunk_of(const step_job *job, nib_step step, int64_t row, int64_t col, int n,
+                            float *y, float *v)
+{
+    float x[STEP_CHUNK];
+    load_block((int)job->src->dtype, nib_matrix_at(job->src, row, col), n, x);
+    if (job->grid.floats) nearest_of(&job->grid, 1, step, n, x, y, v);
+    else nearest_of(&job->grid, 0, step, n, x, y, v);
+}
+
+static inline void passes_of(nib_step step, const float *y, int n, uint8_t *passes)
+{
+    for (int i = 0; i < n; i++) passes[i] = (uint8_t)!nib_grid_is_clamped(step, y[i]);
+}
+
+static inline void values_of(const step_job *job, nib_step step, int64_t row, int64_t col, int n)
+{
+    const nib_step_request *r = job->request;
+    const nib_matrix *dst = job->fake.dst;
+    float y[STEP_CHUNK], v[STEP_CHUNK];
+    uint8_t passes[STEP_CHUNK];
+    chunk_of(job, step, row, col, n, y, v);
+    uint8_t *to = nib_matrix_at(dst, row, col);
+    for (int i = 0; i < n; i++) nib_store_f32((int)dst->dtype, to, i, v[i] * step.s);
+    if (!r->mask) return;
+    passes_of(step, y, n, passes);
+    uint8_t *mask = r->mask + row * r->ld_mask_bytes + col / 8;
+    for (int i = 0; i < n; i += 8) {
+        uint32_t bits = 0;
+        for (int j = i; j < i + 8 && j < n; j++) bits |= (uint32_t)passes[j] << (j - i);
+        mask[i / 8] = (uint8_t)bits;
+    }
+}
+
+static inline void clamps_of(const step_job *job, nib_step step, int64_t row, int64_t col, int n)
+{
+    float y[STEP_CHUNK], v[STEP_CHUNK];
+    uint8_t passes[STEP_CHUNK];
+    chunk_of(job, step, row, col, n, y, v);
+    passes_of(step, y, n, passes);
+    pass_gradients(&job->fake, row, col, n, passes);
+}
+
+/* Columns col .. end of a row, which begin with a group if steps are dynamic. */
+static inline void steps_span(const step_job *job, int64_t row, int64_t col, int64_t end)
+{
+    const nib_step_request *r = job->request;
+    for (int64_t k = col / r->group; col < end; k++) {
+        const nib_step step = step_of(job, row, k);
+        const int64_t last = group_end(job, k) < end ? group_end(job, k) : end;
+        if (!r->whole && col == k * r->group && !job->fake.grad_out)
+            store_step(r, row * job->groups + k, step);
+        for (; col < last; col += STEP_CHUNK) {
+            const int n = (int)(last - col < STEP_CHUNK ? last - col : STEP_CHUNK);
+            if (job->fake.grad_out) clamps_of(job, step, row, col, n);
+            else values_of(job, step, row, col, n);
+        }
+        col = last;
+    }
+}
+
+/* Gradients of one piece of group k, and the sum of its products. */
+static inline float piece_sum(const step_job *job, int64_t row, int64_t k, int64_t piece)
+{
+    const int clamp = job->request->gradient == NIB_FAKE_CLAMP;
+    const int64_t col = k * job->request->group + piece * NIB_GRID_PIECE, end = group_end(job, k);
+    const nib_step step = step_of(job, row, k);
+    float lane[NIB_GRID_LANES] = { 0 };
+    for (int64_t at = 0; at < NIB_GRID_PIECE && col + at < end; at += STEP_CHUNK) {
+        const int64_t c = col + at;
+        const int n = (int)(end - c < STEP_CHUNK ? end - c : STEP_CHUNK);
+        float y[STEP_CHUNK], v[STEP_CHUNK], g[STEP_CHUNK];
+        uint8_t passes[STEP_CHUNK];
+        chunk_of(job, step, row, c, n, y, v);
+        load_block((int)job->fake.grad_out->dtype, nib_matrix_at(job->fake.grad_out, row, c), n, g);
+        const int whole = (n + LANES - 1) / LANES * LANES;
+        for (int i = 0; i < whole; i++) g[i] *= nib_grid_slope(step, y[i], v[i]);
+        for (int i = 0; i < whole; i += NIB_GRID_UNIT)
+            lane[(at + i) / NIB_GRID_UNIT % NIB_GRID_LANES] += nib_sum8(g + i);
+        if (clamp) passes_of(step, y, n, passes);
+        pass_gradients(&job->fake, row, c, n, clamp ? passes : NULL);
+    }
+    return nib_grid_sum_lanes(lane);
+}
+
+/* Of group i: its number of elements, and so its factor. */
+static inline float factor_of(const step_job *job, int64_t i)
+{
+    const nib_step_request *r = job->request;
+    const int64_t k = i % job->groups;
+    const int64_t n = r->whole ? job->src->rows * job->cols : group_end(job, k) - k * r->group;
+    return nib_grid_factor(r->grad_factor, n, job->grid.hi);
+}
+
+static inline void sum_pieces(const step_job *job, int64_t i, int64_t count)
+{
+    const float *sums = job->sums + i * count;
+    double part[NIB_GRID_SUMS] = { 0 };
+    for (int64_t p = 0; p < count; p++) part[p % NIB_GRID_SUMS] += (double)sums[p];
+    for (int o = NIB_GRID_SUMS / 2; o; o /= 2)
+        for (int j = 0; j < o; j++) part[j] += part[j + o];
+    job->request->grad_steps[i] = nib_grid_gradient(part[0], factor_of(job, i));
+}
+
+/* ---- whole matrices ---- */
+
+static inline step_job step_job_of(const nib_matrix *src, const nib_matrix *grad_out,
+                                   const nib_step_request *r, const nib_matrix *dst)
+{
+    step_job job = { .grid = nib_grid_of((int)r->element), .request = r, .src = src,
+                     .cols = src->cols, .groups = nib_ceil_div(src->cols, r->group), .t = 1.0f };
+    job.fake.grad_out = grad_out;
+    job.fake.dst = dst;
+    job.pieces = nib_grid_pieces(r->group < src->cols ? r->group : src->cols);
+    if (r->tensor_scale) job.t = nib_tensor_given(*r->tensor_scale).decode;
+    if (!r->whole) return job;
+    job.whole = r->steps ? nib_step_given(&job.grid, (int)r->rule, job.t, r->steps[0],
+                                          r->zeros ? r->zeros[0] : 0)
+                         : nib_step_dynamic(&job.grid, r->asymmetric, (int)r->rule, job.t,
+                                            nib_grid_range_given(r->range));
+    if (!grad_out) store_step(r, 0, job.whole);
+    return job;
+}
+
+static inline int steps_threads(const nib_launch *launch, const nib_matrix *m)
+{
+    return m->rows * m->cols < NIB_SERIAL_ELEMS ? 1 : launch->threads;
+}
+
+static inline nib_status steps_over_items(const nib_launch *launch, const step_job *job)
+{
+    const nib_step_request *r = job->request;
+    const int64_t group = r->group, size = NIB_GRID_PIECE;
+    const int64_t item = group < size ? size / group * group : r->steps || r->whole ? size : group;
+    const int64_t of_row = nib_ceil_div(job->cols, item), count = job->src->rows * of_row;
+    const int threads = steps_threads(launch, job->src);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t col = i % of_row * item;
+        steps_span(job, i / of_row, col, job->cols - col < item ? job->cols : col + item);
+    }
+    return NIB_OK;
+}
+
+static inline nib_status steps_over_pieces(const nib_launch *launch, step_job *job)
+{
+    const nib_step_request *r = job->request;
+    const int64_t groups = job->groups, of_group = job->pieces;
+    const int64_t steps = r->whole ? 1 : job->src->rows * groups;
+    const int64_t count = job->src->rows * groups * of_group, each = count / steps;
+    const int threads = steps_threads(launch, job->src);
+    job->sums = each > 1 ? launch->workspace : NULL;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t g = i / of_group;
+        const float sum = piece_sum(job, g / groups, g % groups, i % of_group);
+        if (job->sums) job->sums[i] = nib_canonical(sum);
+        else r->grad_steps[i] = nib_canonical(sum * factor_of(job, i));
+    }
+    if (!job->sums) return NIB_OK;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < steps; i++) sum_pieces(job, i, each);
+    return NIB_OK;
+}
+
+static inline nib_status steps_run(const nib_launch *launch, const nib_matrix *grad_out,
+                                   const nib_matrix *src, const nib_step_request *request,
+                                   const nib_matrix *dst)
+{
+    step_job job = step_job_of(src, grad_out, request, dst);
+    return grad_out && request->grad_steps ? steps_over_pieces(launch, &job)
+                                           : steps_over_items(launch, &job);
+}
+
+#endif

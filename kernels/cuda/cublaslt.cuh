@@ -1,0 +1,43 @@
+/* cublaslt.cuh: products of plain matrices by NVIDIA's cublasLt, which is opened at run time and
+ * never linked: for large products with packed weights, and to hold kernels against. */
+#ifndef NIB_CUBLASLT_CUH
+#define NIB_CUBLASLT_CUH
+
+#include "ops_cuda.cuh"
+
+/* NULL if products run on this device, or why not: a text that stays. Any thread, any time; the
+ * first call opens the library. Whether a device gets a handle is known after nib_cuda_lt_load. */
+const char *nib_cuda_lt_why_not(int32_t ordinal);
+
+/* The current device's handle, if there is a library. Callers exclude each other, as those of
+ * nib_cuda_prepare do. */
+void nib_cuda_lt_load();
+
+/* Whether a library of this name would do, and why not (NIB_WHY_BYTES). It stays open. */
+bool nib_cuda_lt_would_open(const char *name, char *why);
+
+/* d[m,n] = factor * a[m,k] * w, row-major, sums and the factor in f32, one rounding. w is n x k if
+ * transposed, else k x n. Dtypes: a's and w's f16 or bf16; d's that or f32. */
+struct LtProduct {
+    nib_dtype    a_dtype, d_dtype;
+    bool         transposed;
+    int64_t      m, n, k, a_ld, w_ld, d_ld; /* elements */
+    const void  *a, *w;
+    void        *d;
+    float        factor;
+    const float *factor_at; /* NULL, or instead 2 floats where the device computes: factor, 0 */
+};
+
+/* The algorithm of a product that went before, for the next of its shape. */
+struct LtChoice {
+    LtProduct of;
+    uint32_t  alignment; /* of w: bytes; 0: no choice yet */
+    uint64_t  algorithm[8];
+};
+
+/* Enqueues p on launch's stream; nothing is allocated on the device, nothing waits. The workspace
+ * is on 256 bytes. Returns UNSUPPORTED, DEVICE or OUT_OF_MEMORY with cublasLt's status in words. */
+nib_status nib_cuda_lt_product(const nib_launch *launch, const LtProduct &p, void *workspace,
+                               size_t workspace_bytes, LtChoice *choice);
+
+#endif

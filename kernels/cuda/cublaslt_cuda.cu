@@ -1,0 +1,418 @@
+/* cublaslt_cuda.cu: cublasLt, opened at run time; its header is read where the toolkit has one.
+ *
+ * cublasLt is column-major: d[M,N] there is N x M, a is K x M, and w, N x K here, is K x N to be
+ * transposed. Descriptors lie on the stack: a product allocates nothing. */
+#include "cublaslt.cuh"
+
+#include <stdio.h>
+
+#if __has_include(<cublasLt.h>)
+#include <atomic>
+#include <cublasLt.h>
+#include <new>
+#include <pthread.h>
+#include <string.h>
+
+namespace {
+
+enum { HEURISTICS = 16, WARM = 2, TIMED = 5, MAX_DEVICES = 64 };
+const size_t BENCH_WORKSPACE = (size_t)64 << 20;
+
+/* ---- the library ---- */
+
+#define FUNCTIONS(DO)                                                                          \
+    DO(Create) DO(Destroy) DO(Matmul) DO(MatmulAlgoGetHeuristic) DO(MatmulDescInit_internal)   \
+    DO(MatmulDescSetAttribute) DO(MatrixLayoutInit_internal)                                   \
+    DO(MatmulPreferenceInit_internal) DO(MatmulPreferenceSetAttribute)
+
+struct Library {
+    char why[NIB_WHY_BYTES];
+#define MEMBER(name) decltype(&cublasLt##name) name;
+    FUNCTIONS(MEMBER)
+#undef MEMBER
+};
+
+Library        lt;
+pthread_once_t once = PTHREAD_ONCE_INIT;
+
+void open_named(const char *name, Library *to)
+{
+    void *const library = NIB_LIBRARY_OPEN(name);
+    if (!library) {
+        snprintf(to->why, sizeof to->why, "%s cannot be opened: %s", name, NIB_LIBRARY_WHY());
+        return;
+    }
+#define FIND(function)                                                                         \
+    to->function = (decltype(to->function))NIB_LIBRARY_FIND(library, "cublasLt" #function);    \
+    if (!to->function) snprintf(to->why, sizeof to->why, "%s lacks cublasLt" #function, name);
+    FUNCTIONS(FIND)
+#undef FIND
+}
+
+void open_library()
+{
+    char name[64];
+    snprintf(name, sizeof name, "libcublasLt.so.%d", CUBLAS_VER_MAJOR);
+    open_named(name, &lt);
+}
+
+const char *words(cublasStatus_t s)
+{
+    switch ((int)s) {
+    case CUBLAS_STATUS_NOT_INITIALIZED: return "it could not start on the device";
+    case CUBLAS_STATUS_ALLOC_FAILED: return "no memory";
+    case CUBLAS_STATUS_INVALID_VALUE: return "an argument it does not take";
+    case CUBLAS_STATUS_ARCH_MISMATCH: return "not for this GPU";
+    case CUBLAS_STATUS_EXECUTION_FAILED: return "its kernel failed to launch";
+    case CUBLAS_STATUS_INTERNAL_ERROR: return "an internal error";
+    case CUBLAS_STATUS_NOT_SUPPORTED: return "not supported";
+    }
+    return "for a reason of its own";
+}
+
+nib_status failed(const nib_launch *launch, const char *what, cublasStatus_t s)
+{
+    const bool refused = s == CUBLAS_STATUS_INVALID_VALUE || s == CUBLAS_STATUS_ARCH_MISMATCH
+                      || s == CUBLAS_STATUS_NOT_SUPPORTED;
+    if (launch->why)
+        snprintf(launch->why, NIB_WHY_BYTES, "cublasLt: %s: status %d, %s", what, (int)s, words(s));
+    return refused ? NIB_ERR_UNSUPPORTED
+         : s == CUBLAS_STATUS_ALLOC_FAILED ? NIB_ERR_OUT_OF_MEMORY : NIB_ERR_DEVICE;
+}
+
+/* ---- a handle for each device ---- */
+
+enum { NONE, MADE, REFUSED };
+struct Handle {
+    std::atomic<int> state;
+    cublasLtHandle_t handle;
+    char             why[128];
+};
+Handle handles[MAX_DEVICES];
+
+/* cublasLt loads a kernel when it is first wanted, which a thread's own capture would forbid. */
+class Relaxed {
+public:
+    Relaxed() : error_(cudaThreadExchangeStreamCaptureMode(&mode_)) {}
+    ~Relaxed()
+    {
+        if (error_ == cudaSuccess) (void)cudaThreadExchangeStreamCaptureMode(&mode_);
+    }
+    Relaxed(const Relaxed &) = delete;
+    Relaxed &operator=(const Relaxed &) = delete;
+
+private:
+    cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+    cudaError_t           error_;
+};
+
+/* ---- one product ---- */
+
+struct Problem {
+    cublasLtMatmulDescOpaque_t   product;
+    cublasLtMatrixLayoutOpaque_t a, w, d;
+};
+
+cudaDataType type_of(nib_dtype dtype)
+{
+    return dtype == NIB_F32 ? CUDA_R_32F : dtype == NIB_F16 ? CUDA_R_16F : CUDA_R_16BF;
+}
+
+cublasStatus_t layout_of(cublasLtMatrixLayoutOpaque_t *to, nib_dtype dtype, int64_t rows,
+                         int64_t cols, int64_t ld)
+{
+    return lt.MatrixLayoutInit_internal(to, sizeof *to, type_of(dtype), (uint64_t)rows,
+                                        (uint64_t)cols, ld);
+}
+
+cublasStatus_t describe(Problem *q, const LtProduct &p)
+{
+    const cublasOperation_t op = p.transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const int32_t mode = p.factor_at ? CUBLASLT_POINTER_MODE_DEVICE : CUBLASLT_POINTER_MODE_HOST;
+    cublasStatus_t s = lt.MatmulDescInit_internal(&q->product, sizeof q->product,
+                                                  CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    if (s == 0) s = lt.MatmulDescSetAttribute(&q->product, CUBLASLT_MATMUL_DESC_TRANSA, &op,
+                                              sizeof op);
+    if (s == 0) s = lt.MatmulDescSetAttribute(&q->product, CUBLASLT_MATMUL_DESC_POINTER_MODE, &mode,
+                                              sizeof mode);
+    if (s == 0) s = layout_of(&q->w, p.a_dtype, p.transposed ? p.k : p.n,
+                              p.transposed ? p.n : p.k, p.w_ld);
+    if (s == 0) s = layout_of(&q->a, p.a_dtype, p.k, p.m, p.a_ld);
+    if (s == 0) s = layout_of(&q->d, p.d_dtype, p.n, p.m, p.d_ld);
+    return s;
+}
+
+cublasStatus_t find(int32_t ordinal, Problem *q, cublasLtMatmulPreferenceOpaque_t *wish, int most,
+                    cublasLtMatmulHeuristicResult_t *found, int *count)
+{
+    return lt.MatmulAlgoGetHeuristic(handles[ordinal].handle, &q->product, &q->w, &q->a, &q->d,
+                                     &q->d, wish, most, found, count);
+}
+
+template <class T>
+cublasStatus_t prefer(cublasLtMatmulPreferenceOpaque_t *wish,
+                      cublasLtMatmulPreferenceAttributes_t what, T value)
+{
+    return lt.MatmulPreferenceSetAttribute(wish, what, &value, sizeof value);
+}
+
+cublasStatus_t prefer_workspace(cublasLtMatmulPreferenceOpaque_t *wish, size_t bytes)
+{
+    const cublasStatus_t s = lt.MatmulPreferenceInit_internal(wish, sizeof *wish);
+    return s ? s : prefer(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (uint64_t)bytes);
+}
+
+uint32_t alignment_of(const void *p)
+{
+    const uintptr_t low = (uintptr_t)p & (0 - (uintptr_t)p);
+    return low && low < 256 ? (uint32_t)low : 256u;
+}
+
+/* Unless told, heuristics take pointers to be on 256 bytes, and K may be cut into parts that are
+ * added up in D's dtype: the one must not be believed, the other would round twice. */
+cublasStatus_t choose(int32_t ordinal, Problem *q, const LtProduct &p, size_t workspace_bytes,
+                      LtChoice *choice)
+{
+    cublasLtMatmulPreferenceOpaque_t wish;
+    cublasLtMatmulHeuristicResult_t  found;
+    const uint32_t w = alignment_of(p.w), a = 16, d = 16; /* not the caller's own, so that where
+                                                             matrices lie does not change bits */
+    int            count = 0;
+    cublasStatus_t s = prefer_workspace(&wish, workspace_bytes);
+    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                           (uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
+    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, w);
+    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a);
+    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, d);
+    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, d);
+    if (s == 0) s = find(ordinal, q, &wish, 1, &found, &count);
+    if (s == 0 && (count < 1 || found.state != 0)) s = CUBLAS_STATUS_NOT_SUPPORTED;
+    if (s != 0) return s;
+    static_assert(sizeof found.algo == sizeof choice->algorithm, "an algorithm");
+    memcpy(choice->algorithm, &found.algo, sizeof choice->algorithm);
+    choice->of = p;
+    choice->alignment = w;
+    return s;
+}
+
+bool fits(const LtChoice &c, const LtProduct &p)
+{
+    return c.alignment == alignment_of(p.w) && c.of.m == p.m && c.of.n == p.n && c.of.k == p.k
+        && c.of.a_ld == p.a_ld && c.of.w_ld == p.w_ld && c.of.d_ld == p.d_ld
+        && c.of.a_dtype == p.a_dtype && c.of.d_dtype == p.d_dtype
+        && c.of.transposed == p.transposed && !c.of.factor_at == !p.factor_at;
+}
+
+cublasStatus_t multiply(const nib_launch *launch, Problem *q, const LtProduct &p,
+                        const cublasLtMatmulAlgo_t *algo, void *workspace, size_t workspace_bytes)
+{
+    const float        zero = 0.0f;
+    const float *const one = p.factor_at ? p.factor_at : &p.factor;
+    const float *const none = p.factor_at ? p.factor_at + 1 : &zero;
+    return lt.Matmul(handles[launch->ordinal].handle, &q->product, one, p.w, &q->w, p.a, &q->a,
+                     none, p.d, &q->d, p.d, &q->d, algo, workspace, workspace_bytes,
+                     (cudaStream_t)launch->stream);
+}
+
+nib_status ready(const nib_launch *launch)
+{
+    const char *const why = nib_cuda_lt_why_not(launch->ordinal);
+    if (why && launch->why) snprintf(launch->why, NIB_WHY_BYTES, "%s", why);
+    return why ? NIB_ERR_UNSUPPORTED : NIB_OK;
+}
+
+} // namespace
+
+bool nib_cuda_lt_would_open(const char *name, char *why)
+{
+    Library other = {};
+    open_named(name, &other);
+    snprintf(why, NIB_WHY_BYTES, "%s", other.why);
+    return !other.why[0];
+}
+
+const char *nib_cuda_lt_why_not(int32_t ordinal)
+{
+    (void)pthread_once(&once, open_library);
+    if (lt.why[0]) return lt.why;
+    if (ordinal < 0 || ordinal >= MAX_DEVICES) return "there are at most 64 devices";
+    return handles[ordinal].state.load(std::memory_order_acquire) == REFUSED
+        ? handles[ordinal].why : nullptr;
+}
+
+void nib_cuda_lt_load()
+{
+    int ordinal = 0;
+    if (cudaGetDevice(&ordinal) != cudaSuccess) return (void)cudaGetLastError();
+    if (nib_cuda_lt_why_not(ordinal)) return;
+    Handle &h = handles[ordinal];
+    if (h.state.load(std::memory_order_relaxed) != NONE) return;
+    const cublasStatus_t s = lt.Create(&h.handle);
+    if (s != 0) {
+        snprintf(h.why, sizeof h.why, "cublasLt: no handle for CUDA device %d: status %d, %s",
+                 ordinal, (int)s, words(s));
+    }
+    h.state.store(s == 0 ? MADE : REFUSED, std::memory_order_release);
+}
+
+nib_status nib_cuda_lt_product(const nib_launch *launch, const LtProduct &p, void *workspace,
+                               size_t workspace_bytes, LtChoice *choice)
+{
+    NIB_CUDA_TRY(ready(launch));
+    const Relaxed  relaxed;
+    Problem        q;
+    cublasStatus_t s = describe(&q, p);
+    if (s != 0) return failed(launch, "describing a product", s);
+    if (!fits(*choice, p)) s = choose(launch->ordinal, &q, p, workspace_bytes, choice);
+    if (s != 0) return failed(launch, "no algorithm for a product", s);
+    cublasLtMatmulAlgo_t algorithm;
+    memcpy(&algorithm, choice->algorithm, sizeof algorithm);
+    s = multiply(launch, &q, p, &algorithm, workspace, workspace_bytes);
+    return s == 0 ? NIB_OK : failed(launch, "a product", s);
+}
+
+/* ---- for benchmarks: the fastest of the heuristics, by the clock ---- */
+
+namespace {
+
+struct Plan {
+    Problem              problem;
+    LtProduct            shape;
+    cublasLtMatmulAlgo_t best;
+    void                *workspace;
+};
+
+cublasStatus_t run_plan(const nib_launch *launch, Plan *p, const cublasLtMatmulAlgo_t *algo,
+                        const void *a, const void *w, void *d)
+{
+    LtProduct now = p->shape;
+    now.a = a, now.w = w, now.d = d;
+    return multiply(launch, &p->problem, now, algo, p->workspace, BENCH_WORKSPACE);
+}
+
+/* Milliseconds of TIMED calls, or a negative number if it does not run. */
+float time_of(const nib_launch *launch, Plan *p, const cublasLtMatmulAlgo_t *algo, const void *a,
+              const void *w, void *d, cudaEvent_t from, cudaEvent_t to)
+{
+    const cudaStream_t stream = (cudaStream_t)launch->stream;
+    float              ms = -1.0f;
+    for (int i = -WARM; i < TIMED; i++) {
+        if (i == 0 && cudaEventRecord(from, stream) != cudaSuccess) return -1.0f;
+        if (run_plan(launch, p, algo, a, w, d) != 0) return -1.0f;
+    }
+    if (cudaEventRecord(to, stream) != cudaSuccess || cudaEventSynchronize(to) != cudaSuccess
+        || cudaEventElapsedTime(&ms, from, to) != cudaSuccess) {
+        return -1.0f;
+    }
+    return ms;
+}
+
+/* Times each; false if none runs. */
+bool fastest(const nib_launch *launch, Plan *p, const cublasLtMatmulHeuristicResult_t *found,
+             int count, const void *a, const void *w, void *d)
+{
+    cudaEvent_t from = nullptr, to = nullptr;
+    float       least = -1.0f;
+    if (cudaEventCreate(&from) == cudaSuccess && cudaEventCreate(&to) == cudaSuccess) {
+        for (int i = 0; i < count; i++) {
+            if (found[i].state != 0) continue;
+            const float ms = time_of(launch, p, &found[i].algo, a, w, d, from, to);
+            if (ms < 0.0f || (least >= 0.0f && ms >= least)) continue;
+            least = ms, p->best = found[i].algo;
+        }
+    }
+    if (from) (void)cudaEventDestroy(from);
+    if (to) (void)cudaEventDestroy(to);
+    return least >= 0.0f;
+}
+
+} // namespace
+
+nib_status nib_cuda_gemm_plan(const nib_launch *launch, nib_dtype dtype, int64_t m, int64_t n,
+                              int64_t k, const void *a, const void *w, void *d, void **plan)
+{
+    *plan = nullptr;
+    NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_CUDA_PREPARE_BENCH));
+    NIB_CUDA_TRY(ready(launch));
+    Plan *const p = new (std::nothrow) Plan();
+    if (!p) return NIB_ERR_OUT_OF_MEMORY;
+    p->shape.a_dtype = p->shape.d_dtype = dtype;
+    p->shape.transposed = true;
+    p->shape.m = m, p->shape.n = n, p->shape.k = k;
+    p->shape.a_ld = p->shape.w_ld = k, p->shape.d_ld = n;
+    p->shape.factor = 1.0f;
+    cublasLtMatmulPreferenceOpaque_t wish;
+    cublasLtMatmulHeuristicResult_t  found[HEURISTICS];
+    int               count = 0;
+    nib_status        status = NIB_OK;
+    const cudaError_t error = cudaMalloc(&p->workspace, BENCH_WORKSPACE);
+    if (error != cudaSuccess) status = nib_cuda_failed(launch->why, "cublasLt's workspace", error);
+    if (status == NIB_OK) {
+        cublasStatus_t s = describe(&p->problem, p->shape);
+        if (s == 0) s = prefer_workspace(&wish, BENCH_WORKSPACE);
+        if (s == 0) s = find(launch->ordinal, &p->problem, &wish, HEURISTICS, found, &count);
+        if (s != 0) status = failed(launch, "no heuristic", s);
+    }
+    if (status == NIB_OK && !fastest(launch, p, found, count, a, w, d))
+        status = failed(launch, "no heuristic runs", CUBLAS_STATUS_NOT_SUPPORTED);
+    if (status == NIB_OK) *plan = p;
+    else nib_cuda_gemm_release(p);
+    return status == NIB_OK ? nib_cuda_end(launch, "cublasLt") : status;
+}
+
+nib_status nib_cuda_gemm(const nib_launch *launch, void *plan, const void *a, const void *w,
+                         void *d)
+{
+    NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_CUDA_PREPARE_BENCH));
+    Plan *const          p = (Plan *)plan;
+    const cublasStatus_t s = run_plan(launch, p, &p->best, a, w, d);
+    return s == 0 ? nib_cuda_end(launch, "cublasLt") : failed(launch, "a product", s);
+}
+
+void nib_cuda_gemm_release(void *plan)
+{
+    Plan *const p = (Plan *)plan;
+    if (!p) return;
+    if (p->workspace) (void)cudaFree(p->workspace);
+    delete p;
+}
+
+#else
+
+static const char *const missing = "this build has no cublasLt: its header was missing";
+
+static nib_status refuse(const nib_launch *launch)
+{
+    if (launch->why) snprintf(launch->why, NIB_WHY_BYTES, "%s", missing);
+    return NIB_ERR_UNSUPPORTED;
+}
+
+const char *nib_cuda_lt_why_not(int32_t) { return missing; }
+void nib_cuda_lt_load() {}
+bool nib_cuda_lt_would_open(const char *, char *why)
+{
+    snprintf(why, NIB_WHY_BYTES, "%s", missing);
+    return false;
+}
+
+nib_status nib_cuda_lt_product(const nib_launch *launch, const LtProduct &, void *, size_t,
+                               LtChoice *)
+{
+    return refuse(launch);
+}
+
+nib_status nib_cuda_gemm_plan(const nib_launch *launch, nib_dtype, int64_t, int64_t, int64_t,
+                              const void *, const void *, void *, void **plan)
+{
+    *plan = nullptr;
+    return refuse(launch);
+}
+
+nib_status nib_cuda_gemm(const nib_launch *launch, void *, const void *, const void *, void *)
+{
+    return refuse(launch);
+}
+
+void nib_cuda_gemm_release(void *) {}
+
+#endif

@@ -1,0 +1,458 @@
+/* gemm_tile_cuda.cu: products with some more rows of activations: 17 to about 1000.
+ *
+ * A CTA: 128 rows of weights, the 16-row operand of mma m16n8k16, by 32, 64 or 128 tokens. Both
+ * come by cp.async, 128 columns a step, some steps ahead. Its warps, in parentheses of kinds that
+ * sum each tile or F16 chunk apart and so have fewer registers left:
+ *
+ *            along n         along m                along K
+ *   a warp   64 (32) rows    32 or 64 tokens        every second tile of 64 columns (all of them)
+ *   warps    2 (4)           1, with 128 tokens 2   2 (1)
+ *
+ * A decoded weight serves all 64 tokens of its warp, and a warp's activations its 64 rows: at 128
+ * tokens, 32 rows by 128 would decode half as much and read twice as much shared memory, which is
+ * the scarcer on Hopper (gemm_tune.h). A token's sum is that of the even tiles plus that of the odd
+ * ones (that of all), for any tokens. K may be cut for several CTAs too (job.splits). No CTA waits
+ * for another. */
+#include "gemm_decode.cuh"
+#include "gemm_tune.h"
+
+namespace {
+
+constexpr int ROWS = 2 * NIB_GEMM_TILE, STEP = 2; /* of weights a CTA; tiles a step, along K */
+constexpr int RED_LD = ROWS + 4; /* floats from a token to the next: 2 * 132 = 8 banks apart */
+
+template <bool in_parts, int tokens> struct Shape {
+    static constexpr int row_tiles = in_parts ? 2 : 4, token_tiles = tokens == 32 ? 4 : 8;
+    static constexpr int warps_n = ROWS / 16 / row_tiles, warps_m = tokens / 8 / token_tiles;
+    static constexpr int warps_k = in_parts ? 1 : 2;
+    static constexpr int threads = 32 * warps_n * warps_m * warps_k;
+};
+
+template <int tokens> constexpr int threads_of = tokens == 128 ? 256 : 128;
+
+/* ---- shared memory: the steps, of which each has activations, codes and scales ----
+ * activations   [token][16 chunks of 8 columns], chunk c at c ^ (token & 7)
+ * codes         [stripe][tile][row tile][lane], a row tile's 512 bytes 576 apart
+ * scales        [stripe][tile][256 bytes]
+ * so that 8 lanes that read 16 bytes each are in different banks, and 8 that write them too: of
+ * layout SM100 they have 4 lanes' codes of two row tiles. */
+constexpr int X_ROW = STEP * NIB_GEMM_TILE * 2, ROW_TILE = 576, CODE_SLOT = 4 * ROW_TILE;
+constexpr int SCALE_SLOT = 256;
+
+template <int tokens> constexpr int codes_at = tokens * X_ROW;
+template <int tokens> constexpr int scales_at = codes_at<tokens> + 2 * STEP * CODE_SLOT;
+template <int tokens> constexpr int step_bytes = scales_at<tokens> + 2 * STEP * SCALE_SLOT;
+
+static_assert(2 * step_bytes<128> >= 128 * RED_LD * 4, "the sums of a CTA take its steps' memory");
+
+__device__ __forceinline__ int scale_bytes(const GemmJob &job) /* without a division */
+{
+    return job.block == 16 ? nib_gemm_scale_tile_bytes(16) : nib_gemm_scale_tile_bytes(32);
+}
+
+/* A thread's part of the copies: from where, and what is left. */
+struct Copies {
+    const uint16_t *x;              /* its chunk of its first token */
+    const uint8_t  *codes, *scales; /* its chunk of its first tile */
+    int             tokens, stripes; /* from its first on */
+    int             chunks, tiles;   /* along K: of 8 columns, from its own on; of 64, from u = 0 */
+};
+
+template <int tokens>
+__device__ __forceinline__ Copies copies_of(const GemmJob &job, int64_t m0, int64_t stripe0,
+                                            int64_t first, int64_t last)
+{
+    const int     tid = (int)threadIdx.x, row = tid / 16, chunk = tid % 16;
+    const int64_t begin = first * NIB_GEMM_TILE, tile = stripe0 * job.ld_tiles + first;
+    const int64_t end = last * NIB_GEMM_TILE < job.k ? last * NIB_GEMM_TILE : job.k;
+    Copies        from;
+    from.x = job.a + (m0 + row) * job.a_ld + begin + 8 * chunk;
+    from.codes = job.codes + tile * NIB_GEMM_CODE_BYTES + tid * 16;
+    from.scales = job.scales + chunk * 16 /* 16 threads a tile */
+                + (tile + row / STEP * job.ld_tiles + row % STEP) * scale_bytes(job);
+    from.tokens = (int)(job.m - m0 < tokens ? job.m - m0 : tokens) - row;
+    from.stripes = job.stripes - stripe0 < 2 ? 1 : 2;
+    from.chunks = (int)((end - begin) / 8) - chunk;
+    from.tiles = (int)(last - first);
+    return from;
+}
+
+/* The next step; what is past an edge becomes zeros. */
+template <int layout, int tokens>
+__device__ __forceinline__ void copy_step(const GemmJob &job, Copies *from, unsigned char *to)
+{
+    constexpr int threads = threads_of<tokens>, rows = threads / 16, tiles = threads / 128;
+    const int     tid = (int)threadIdx.x, row = tid / 16, my_u = threads == 128 ? 0 : tid / 128;
+    from->tiles -= STEP; /* below 0 says how many steps ago K ended */
+    if (from->tiles <= -STEP) return;
+    const uint16_t      *x = from->x;
+    unsigned char *const x_wr = to + (tid * 16 ^ (row & 7) * 16);
+    NIB_UNROLL
+    for (int i = 0; i < tokens / rows; i++, x += rows * job.a_ld) {
+        nib_ptx::cp_async<16>(x_wr + i * rows * X_ROW, x,
+                              from->chunks > 0 && i * rows < from->tokens);
+    }
+    const int            c = tid % 128; /* of a tile's chunks */
+    unsigned char *const codes_wr = to + codes_at<tokens> + my_u * CODE_SLOT
+        + (layout == NIB_GL_SM80 ? c / 32 * ROW_TILE + c % 32 * 16
+                                 : (c / 64 * 2 + c % 2) * ROW_TILE + c % 64 / 2 * 16);
+    NIB_UNROLL
+    for (int i = 0; i < 2 * STEP; i += tiles) {
+        const int stripe = i / STEP, u = i % STEP;
+        nib_ptx::cp_async<16>(codes_wr + i * CODE_SLOT,
+                              from->codes + (stripe * job.ld_tiles + u) * NIB_GEMM_CODE_BYTES,
+                              stripe < from->stripes && u + my_u < from->tiles + STEP);
+    }
+    if (row < 2 * STEP && tid % 16 * 16 < scale_bytes(job)) {
+        nib_ptx::cp_async<16>(to + scales_at<tokens> + tid * 16, from->scales,
+                              row / STEP < from->stripes && row % STEP < from->tiles + STEP);
+    }
+    from->x += STEP * NIB_GEMM_TILE;
+    from->codes += STEP * NIB_GEMM_CODE_BYTES;
+    from->scales += STEP * scale_bytes(job);
+    from->chunks -= STEP * NIB_GEMM_TILE / 8;
+}
+
+static_assert(X_ROW == 16 * 16 && SCALE_SLOT == 16 * 16, "16 threads a row and a tile's scales");
+
+/* Until the oldest of stages - 1 steps that are under way is here. */
+__device__ __forceinline__ void wait_for_step(int stages)
+{
+    if (stages == 2) nib_ptx::cp_async_wait<0>();
+    else if (stages == 3) nib_ptx::cp_async_wait<1>();
+    else nib_ptx::cp_async_wait<2>();
+}
+
+/* ---- a warp's share of a tile ---- */
+
+template <class Kind, class S> struct Sums {
+    float    sum[S::row_tiles][S::token_tiles][4];
+    uint32_t half[Kind::f16_sums ? S::row_tiles : 1][Kind::f16_sums ? S::token_tiles : 1][2];
+};
+
+/* Where a lane finds its own in a step, and where its first sum goes. */
+struct Place {
+    int x;             /* columns 16 * t .. + 7 of token g: B of mma 0 and 1; ^ 16: of 2 and 3 */
+    int codes, scales; /* of its first row tile in its stripe */
+    int rt0, lane, red;
+};
+
+template <class Kind, class S, int tokens>
+__device__ __forceinline__ Place place_of(int block)
+{
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    const int g = lane / 4, t = lane % 4;
+    const int row_tile = warp % S::warps_n * S::row_tiles, u = warp / S::warps_n / S::warps_m;
+    const int tile = row_tile / 4 * STEP + u, rt0 = row_tile % 4;
+    const int token = warp / S::warps_n % S::warps_m * S::token_tiles * 8;
+    Place     at;
+    at.rt0 = rt0, at.lane = lane;
+    at.red = (token + 2 * t) * RED_LD + 16 * row_tile + g;
+    at.x = (token + g) * X_ROW + 8 * u * 16 + ((2 * t) ^ g) * 16;
+    at.codes = codes_at<tokens> + tile * CODE_SLOT + rt0 * ROW_TILE + lane * 16;
+    at.scales = scales_at<tokens> + tile * SCALE_SLOT + gemm_scales_at<Kind::scale>(block, lane);
+    return at;
+}
+
+template <class Kind, int tiles> struct Rows {
+    uint4                          code[tiles];
+    GemmScales<Kind::scale, tiles> scale;
+};
+
+template <class Kind, int tiles>
+__device__ __forceinline__ void load_rows(const GemmJob &job, const unsigned char *step,
+                                          const Place &at, Rows<Kind, tiles> *to)
+{
+    NIB_UNROLL
+    for (int r = 0; r < tiles; r++)
+        to->code[r] = *(const uint4 *)(step + at.codes + r * ROW_TILE);
+    gemm_load_scales<true, Kind::scale, tiles>((const uint8_t *)step + at.scales, job.block, at.rt0,
+                                               &to->scale);
+    gemm_ready_scales(job.block, at.lane, &to->scale);
+}
+
+/* Words j0 .. j0 + words - 1 of the row tiles, decoded, times all tokens. */
+template <class Kind, class S, int j0, int words>
+__device__ __forceinline__ void multiply_words(const unsigned char *step, const Place &at,
+                                               const Rows<Kind, S::row_tiles> &rows,
+                                               Sums<Kind, S> *s)
+{
+    constexpr bool parts = Kind::in_parts && !Kind::f16_sums;
+    constexpr int  tiles = S::row_tiles;
+    uint32_t w[tiles][words][4];
+    NIB_UNROLL
+    for (int i = 0; i < words * tiles; i++) {
+        const int j = i / tiles, r = i % tiles;
+        Kind::weights(gemm_word(rows.code[r], j0 + j), Kind::pair_scale(rows.scale, r, 0),
+                      Kind::pair_scale(rows.scale, r, 1), w[r][j]);
+    }
+    NIB_UNROLL
+    for (int i = 0; i < S::token_tiles; i++) {
+        float part[tiles][4] = {};
+        NIB_UNROLL
+        for (int j = 0; j < words; j++) {
+            const uint4    x = *(const uint4 *)(step + (at.x ^ (j0 + j) / 2 * 16) + i * 8 * X_ROW);
+            const uint32_t b[2] = { gemm_word(x, j % 2 * 2), gemm_word(x, j % 2 * 2 + 1) };
+            NIB_UNROLL
+            for (int r = 0; r < tiles; r++) {
+                if constexpr (Kind::f16_sums) nib_ptx::mma_f16_f16(s->half[r][i], w[r][j], b);
+                else if constexpr (parts) Kind::mma(part[r], w[r][j], b);
+                else Kind::mma(s->sum[r][i], w[r][j], b);
+            }
+        }
+        NIB_UNROLL
+        for (int e = 0; parts && e < 4 * tiles; e++) {
+            float *const sum = &s->sum[e / 4][i][e % 4];
+            const float  by = Kind::row_scale(rows.scale, e / 4, e % 4 / 2);
+            *sum = __fmaf_rn(part[e / 4][e % 4], by, *sum);
+        }
+    }
+}
+
+template <class Kind, class S>
+__device__ __forceinline__ void promote(const Rows<Kind, S::row_tiles> &rows, Sums<Kind, S> *s)
+{
+    NIB_UNROLL
+    for (int rt = 0; rt < S::row_tiles; rt++) {
+        const float by[2] = { Kind::row_scale(rows.scale, rt, 0),
+                              Kind::row_scale(rows.scale, rt, 1) };
+        NIB_UNROLL
+        for (int i = 0; i < S::token_tiles; i++) {
+            NIB_UNROLL
+            for (int e = 0; e < 4; e++) {
+                const float part = nib_ptx::cvt_f32_f16(s->half[rt][i][e / 2] >> 16 * (e % 2));
+                s->sum[rt][i][e] = __fmaf_rn(part, by[e / 2], s->sum[rt][i][e]);
+            }
+            s->half[rt][i][0] = s->half[rt][i][1] = 0;
+        }
+    }
+}
+
+/* One tile. Registers hold all of it decoded of two row tiles, of four the words of 32 columns. */
+template <class Kind, class S>
+__device__ __forceinline__ void multiply(const GemmJob &job, const unsigned char *step,
+                                         const Place &at, bool chunk_ends, Sums<Kind, S> *s)
+{
+    Rows<Kind, S::row_tiles> rows;
+    load_rows(job, step, at, &rows);
+    if constexpr (S::row_tiles == 2) {
+        multiply_words<Kind, S, 0, 4>(step, at, rows, s);
+    } else {
+        multiply_words<Kind, S, 0, 2>(step, at, rows, s);
+        multiply_words<Kind, S, 2, 2>(step, at, rows, s);
+    }
+    if constexpr (Kind::f16_sums) {
+        if (chunk_ends) promote(rows, s);
+    }
+}
+
+/* ---- what follows the sums ---- */
+
+/* The sums of all warps to red, [token][row]; of two along K, the first's plus the second's. */
+template <class Kind, class S>
+__device__ __forceinline__ void gather(const Sums<Kind, S> &s, const Place &at, float *red)
+{
+    const int warp_k = (int)threadIdx.x / 32 / (S::warps_n * S::warps_m);
+    NIB_UNROLL
+    for (int k = S::warps_k - 1; k >= 0; k--) {
+        NIB_UNROLL
+        for (int i = 0; i < S::row_tiles * S::token_tiles * 4 && warp_k == k; i++) {
+            const int    e = i % 4, tt = i / 4 % S::token_tiles, rt = i / 4 / S::token_tiles;
+            float *const to = red + at.red + (8 * tt + e % 2) * RED_LD + 16 * rt + 8 * (e / 2);
+            *to = k + 1 < S::warps_k ? s.sum[rt][tt][e] + *to : s.sum[rt][tt][e];
+        }
+        __syncthreads();
+    }
+}
+
+template <int tokens>
+__device__ __forceinline__ void write_partials(const GemmJob &job, const float *red, int64_t m0,
+                                               int64_t n0)
+{
+    for (int i = (int)threadIdx.x; i < tokens * (ROWS / 4); i += threads_of<tokens>) {
+        const int     token = i / (ROWS / 4), r = i % (ROWS / 4) * 4;
+        const int64_t m = m0 + token, n = n0 + r;
+        if (m >= job.m || n >= job.n) continue;
+        float *const to = job.partials + (blockIdx.y * job.m + m) * job.partial_ld + n;
+        *(float4 *)to = *(const float4 *)(red + token * RED_LD + r);
+    }
+}
+
+/* Elements in place of their sums (gated: of the gates'), neighbours by neighbouring lanes; then D
+ * in runs of 8, of which each lies within D or without. */
+template <int tokens>
+__device__ __forceinline__ void write_d(const GemmJob &job, float *red, int64_t m0, int64_t n0)
+{
+    const int   columns = job.gated ? ROWS / 2 : ROWS, log2 = job.gated ? 6 : 7;
+    const float scale = gemm_factor(job);
+    NIB_NO_UNROLL
+    for (int i = (int)threadIdx.x; i < tokens * columns; i += threads_of<tokens>) {
+        const int     token = i >> log2, c = i & (columns - 1);
+        const int     r = job.gated ? c / 8 * 16 + c % 8 : c;
+        const int64_t m = m0 + token;
+        int64_t       column;
+        if (m >= job.m || !gemm_is_column(job, n0 + r, &column)) continue;
+        float *const at = red + token * RED_LD + r;
+        *at = gemm_value(job, scale, m, column, at[0], job.gated ? at[8] : 0.0f);
+    }
+    __syncthreads();
+    NIB_NO_UNROLL
+    for (int i = (int)threadIdx.x; i < tokens * columns / 8; i += threads_of<tokens>) {
+        const int     token = i >> (log2 - 3), c = (i & (columns / 8 - 1)) * 8;
+        const int     r = job.gated ? c * 2 : c;
+        const int64_t m = m0 + token;
+        int64_t       column;
+        if (m >= job.m || !gemm_is_column(job, n0 + r, &column)) continue;
+        gemm_store_8(job.d_dtype, job.d, m * job.d_ld + column, red + token * RED_LD + r);
+    }
+}
+
+/* ---- kernels ---- */
+
+/* Steps of this CTA's share of K, each after a barrier that says that it is there and that the
+ * oldest one's memory is free. */
+template <class Kind, class S, int tokens>
+__device__ __forceinline__ void sum_up(const GemmJob &job, Copies from, int stages, const Place &at,
+                                       unsigned char *smem, Sums<Kind, S> *s)
+{
+    constexpr int bytes = step_bytes<tokens>;
+    const int     end = stages * bytes;
+    const int     warp_k = (int)threadIdx.x / 32 / (S::warps_n * S::warps_m);
+    int           rd = 0, in_chunk = 0;
+    for (int wr = 0; wr < end - bytes; wr += bytes) {
+        copy_step<Kind::layout, tokens>(job, &from, smem + wr);
+        nib_ptx::cp_async_commit();
+    }
+    NIB_NO_UNROLL
+    while (from.tiles > -(stages - 1) * STEP) {
+        wait_for_step(stages);
+        __syncthreads();
+        copy_step<Kind::layout, tokens>(job, &from, smem + (rd ? rd - bytes : end - bytes));
+        nib_ptx::cp_async_commit();
+        const int left = from.tiles + stages * STEP; /* from the step at rd on */
+        if constexpr (S::warps_k == STEP) {
+            if (warp_k < left) multiply<Kind, S>(job, smem + rd, at, true, s);
+        } else {
+            Place of_u = at;
+            NIB_NO_UNROLL
+            for (int u = 0; u < STEP && u < left; u++) {
+                in_chunk = in_chunk + 1 == job.chunk_units ? 0 : in_chunk + 1;
+                multiply<Kind, S>(job, smem + rd, of_u, in_chunk == 0 || u + 1 == left, s);
+                of_u.x += NIB_GEMM_TILE * 2;
+                of_u.codes += CODE_SLOT, of_u.scales += SCALE_SLOT;
+            }
+        }
+        rd = rd + bytes == end ? 0 : rd + bytes;
+    }
+    nib_ptx::cp_async_wait_all(); /* empty groups */
+    __syncthreads();
+}
+
+/* Blocks: (tokens, of the same rows next to each other, so that weights come once to L2; split). */
+template <int layout, int dtype, int scale, bool f16_sums, int tokens>
+__global__ void __launch_bounds__(threads_of<tokens>, tokens == 128 ? 1 : tokens == 64 ? 2 : 3)
+gemm_tile(const GemmJob job, int stages)
+{
+    NIB_SHARED_DYNAMIC(smem);
+    if constexpr (gemm_has_layout<layout>) {
+        using Kind = GemmKind<layout, dtype, scale, f16_sums>;
+        using S = Shape<Kind::in_parts, tokens>;
+        static_assert(S::threads == threads_of<tokens>, "warps");
+        const unsigned blocks_m = (unsigned)nib_ceil_div(job.m, tokens);
+        const unsigned block_m = blockIdx.x % blocks_m, block_n = blockIdx.x / blocks_m;
+        const Place    at = place_of<Kind, S, tokens>(job.block);
+        Sums<Kind, S>  s = {};
+        sum_up<Kind, S, tokens>(
+            job, copies_of<tokens>(job, block_m * (int64_t)tokens, block_n * (int64_t)2,
+                                   job.units * blockIdx.y / job.splits,
+                                   job.units * (blockIdx.y + 1) / job.splits),
+            stages, at, smem, &s);
+        float *const  red = (float *)smem;
+        const int64_t m0 = block_m * (int64_t)tokens, n0 = block_n * (int64_t)ROWS;
+        gather(s, at, red);
+        if (job.splits > 1) write_partials<tokens>(job, red, m0, n0);
+        else write_d<tokens>(job, red, m0, n0);
+    } else {
+        gemm_no_image(), (void)job, (void)stages, (void)smem;
+    }
+}
+
+using kernel = void (*)(GemmJob, int);
+
+/* f16 sums: of f16 activations alone. */
+template <int layout, int tokens> kernel kernel_of(int dtype, int scale, bool f16_sums)
+{
+    static const kernel kernels[3][2] = {
+        { gemm_tile<layout, NIB_DT_F16, GEMM_E4M3, false, tokens>,
+          gemm_tile<layout, NIB_DT_F16, GEMM_E8M0, false, tokens> },
+        { gemm_tile<layout, NIB_DT_BF16, GEMM_E4M3, false, tokens>,
+          gemm_tile<layout, NIB_DT_BF16, GEMM_E8M0, false, tokens> },
+        { gemm_tile<layout, NIB_DT_F16, GEMM_E4M3, true, tokens>,
+          gemm_tile<layout, NIB_DT_F16, GEMM_E8M0, true, tokens> },
+    };
+    return kernels[f16_sums ? 2 : dtype == NIB_DT_BF16][scale];
+}
+
+/* Steps that a CTA's shared memory holds, as far as they are wanted; 2 fit every device. */
+int stages_of(int wanted, int bytes)
+{
+    int device = 0, most = 0;
+    if (cudaGetDevice(&device) != cudaSuccess
+        || cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)
+               != cudaSuccess) return 2;
+    const int room = most / bytes;
+    return room < 2 ? 2 : room < wanted ? room : wanted;
+}
+
+template <int tokens> void launch(const GemmJob &job, int layout, int dtype, int scale,
+                                  bool f16_sums, int wanted, cudaStream_t stream)
+{
+    const kernel run = (layout == NIB_GL_SM80 ? kernel_of<NIB_GL_SM80, tokens>
+                                              : kernel_of<NIB_GL_SM100, tokens>)(dtype, scale,
+                                                                                 f16_sums);
+    const int  stages = stages_of(wanted, step_bytes<tokens>);
+    const dim3 grid((unsigned)(nib_ceil_div(job.m, tokens) * nib_ceil_div(job.stripes, 2)),
+                    (unsigned)job.splits);
+    NIB_LAUNCH(run, grid, threads_of<tokens>, (size_t)(stages * step_bytes<tokens>), stream, job,
+               stages);
+}
+
+template <int layout, int tokens> cudaError_t load(int wanted)
+{
+    for (int way = 0; way < 6; way++) {
+        const kernel k = kernel_of<layout, tokens>(way / 2 == 1 ? NIB_DT_BF16 : NIB_DT_F16, way % 2,
+                                                   way / 2 == 2);
+        const cudaError_t error =
+            cudaFuncSetAttribute(k, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 stages_of(wanted, step_bytes<tokens>) * step_bytes<tokens>);
+        if (error != cudaSuccess) return error;
+    }
+    return cudaSuccess;
+}
+
+template <int layout> cudaError_t load()
+{
+    cudaError_t error = load<layout, 32>(NIB_GEMM_TILE32_STAGES);
+    if (error == cudaSuccess) error = load<layout, 64>(NIB_GEMM_TILE64_STAGES);
+    return error == cudaSuccess ? load<layout, 128>(NIB_GEMM_TILE128_STAGES) : error;
+}
+
+} // namespace
+
+void nib_cuda_gemm_tile(const GemmJob &job, int layout, int dtype, int scale, bool f16_sums,
+                        int tokens, cudaStream_t stream)
+{
+    if (tokens == 32)
+        launch<32>(job, layout, dtype, scale, f16_sums, NIB_GEMM_TILE32_STAGES, stream);
+    else if (tokens == 64)
+        launch<64>(job, layout, dtype, scale, f16_sums, NIB_GEMM_TILE64_STAGES, stream);
+    else
+        launch<128>(job, layout, dtype, scale, f16_sums, NIB_GEMM_TILE128_STAGES, stream);
+    if (job.splits > 1) nib_cuda_gemm_reduce(job, stream);
+}
+
+cudaError_t nib_cuda_load_gemm_tile()
+{
+    const cudaError_t error = load<NIB_GL_SM80>();
+    return error == cudaSuccess ? load<NIB_GL_SM100>() : error;
+}

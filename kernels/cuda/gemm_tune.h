@@ -1,0 +1,74 @@
+/* gemm_tune.h: launch numbers of products, and the table that plans choose from. All untuned: no
+ * GPU has run them yet; scripts/tune.sh prints a table from qbench's figures.
+ *
+ * Predictions, per 8 weights, from the SASS of nvcc 13.0 (profiles/predicted/README.md has the
+ * counts): an H200 at its memory's rate leaves 29 issue slots and 14.5 of the ALU's, an A100 43 and
+ * 21.5, a B200 20 and 9.8. */
+#ifndef NIB_GEMM_TUNE_H
+#define NIB_GEMM_TUNE_H
+
+enum {
+    /* small: instructions per 8 weights, 8 tokens: 20.5 (bf16 22.5), sm_100 12 (24), and with E8M0
+     * scales at most 34. 8 warps share a stripe's columns. Two CTAs an SM hold 16 warps with 2.3 KB
+     * in flight each, 37 KB, where an H200 needs 29 (4.8 TB/s * 0.8 us / 132). */
+    NIB_GEMM_SMALL_WARPS = 8,
+    NIB_GEMM_SMALL_PER_SM = 2,
+    NIB_GEMM_SMALL_MIN_UNITS = 8, /* of 64 columns in a split, at least: one a warp */
+    NIB_GEMM_SMALL_MAX_SPLITS = 16,
+    /* tile: steps of 128 columns under way, and the one in use. 18, 26 and 42 KB each: 3, 2 and 1
+     * CTAs an SM that has 163 KB or more. Where 99 KB are all, fewer: two of 42 KB fit.
+     *
+     * Main loop, f16 and E4M3 scales, per 128 x 64 weights and quarter of an SM; predicted:
+     *
+     *   tokens  instructions: sm_80 90a 100f   of them mma   cycles of shared memory
+     *    32            207 211 165              32            166
+     *    64            255 259 216              64            262
+     *   128            500 505 448             128            488
+     *
+     * In 222 cycles an H200's memory gives an SM that much weight, in 344 an A100's, whose mma
+     * takes 8. So memory bounds 32 tokens; issue, shared memory and memory about alike 64 on an
+     * H200; the tensor cores 64 and 128 on an A100; issue and shared memory 128 on an H200. Warps
+     * of 32 rows by 128 tokens would decode once, but take 710 cycles of shared memory. */
+    NIB_GEMM_TILE32_STAGES = 3,
+    NIB_GEMM_TILE64_STAGES = 3,
+    NIB_GEMM_TILE128_STAGES = 3,
+    NIB_GEMM_TILE_MIN_UNITS = 8, /* in a split */
+    NIB_GEMM_TILE_MAX_SPLITS = 8,
+    NIB_GEMM_REDUCE_THREADS = 256,
+    NIB_GEMM_PACK_THREADS = 256,
+    /* exact: outputs (rows of weights; backward: columns) dequantized at a time. A product of 2048
+     * activations and 4096 outputs is 256 of cublasLt's tiles of 128 x 256, two waves of 132 SMs;
+     * with more activations fewer outputs give four, and the 16-bit weights, of K = 8192 32 MB or
+     * less, stay in the L2 of an A100 (40 MB), H200 (50) or B200 (126). Longer sums: fewer outputs,
+     * so that the scratch is no more than WEIGHTS elements, 256 MB. */
+    NIB_GEMM_EXACT_OUTPUTS = 4096,
+    NIB_GEMM_EXACT_LEAST = 1024,
+    NIB_GEMM_EXACT_WEIGHTS = 1 << 27,
+    NIB_GEMM_EXACT_SUMS = 1 << 24, /* f32, 64 MB; 4 waves as above */
+    NIB_GEMM_DEQUANTIZE_THREADS = 256,
+    NIB_GEMM_EXPONENTS_THREADS = 1024,
+    NIB_GEMM_FINISH_THREADS = 256,
+    NIB_GEMM_FINISH_ROWS = 4, /* a thread */
+    /* cublasLt's workspace, as NVIDIA's manual of cublasSetWorkspace has it: Hopper and later, and
+     * before. */
+    NIB_GEMM_LT_WORKSPACE_SM90 = 32 << 20,
+    NIB_GEMM_LT_WORKSPACE = 4 << 20
+};
+
+/* The last M for which a plan takes each kernel; beyond: exact. By compute capability, the last
+ * line whose capability is not above the device's. Predicted, from reference figures: Marlin-like
+ * kernels fall behind dequantize + cuBLAS at M = 512 (A100) to 1024 (H100). */
+typedef struct nib_gemm_table {
+    int capability, small8, small16, tile32, tile64, tile128;
+} nib_gemm_table;
+
+static const nib_gemm_table nib_gemm_tables[] = {
+    /*  sm  small8 16  tile32 64  128 */
+    {  80,  8,     16, 32,    64, 512 },
+    {  86,  8,     16, 32,    64, 2048 }, /* GDDR: the scratch's traffic costs more */
+    {  90,  8,     16, 32,    64, 512 },
+    { 100,  8,     16, 32,    64, 256 },
+    { 120,  8,     16, 32,    64, 1024 },
+};
+
+#endif

@@ -1,0 +1,122 @@
+#!/bin/bash
+# Everything that only a GPU can show, within SECONDS_LEFT (540) on a machine with a GPU, nvcc, gcc
+# and make, and no network:
+#
+#   scripts/gpu_run.sh OUT        builds, tests, measures, sanitizes; logs and results in OUT
+#   scripts/gpu_run.sh --build    builds all that it would run, for CUDA_ARCHS (sm_90a)
+#
+# ROWS=file: what is measured (profiles/standard_rows.txt). STEPS=: some of "build test measure
+# sanitize". BACKEND=cpu|emulated: the same without a GPU, tests by run_tests.sh; "make evidence",
+# which makes one bundle of OUT, marks it so.
+#
+# qbench reads JSON by jansson: JANSSON=folder has jansson.h, jansson_config.h and libjansson.a
+# where the system has no package of it; without either nothing is measured. Exit status: 0 all
+# passed, 1 something failed, 77 there is no GPU or no nvcc.
+set -u
+cd "$(dirname "$0")/.." || exit 2
+[ $# = 1 ] || { echo "usage: scripts/gpu_run.sh OUT|--build" >&2; exit 2; }
+export BUILD=${BUILD:-build}
+limit=${SECONDS_LEFT:-540}
+left() { echo $((limit - SECONDS > 10 ? limit - SECONDS : 10)); }
+rows=${ROWS:-profiles/standard_rows.txt}
+backend=${BACKEND:-cuda}
+bench=$BUILD/gpu/qbench emulator=$BUILD/emulated100/libnibble_cuda.so
+case $backend in
+cuda)     ;;
+cpu)      bench=$BUILD/qbench ;;
+emulated) bench=$BUILD/qbench; NIBBLE_CUDA_LIBRARY=$(realpath -m "$emulator")
+          export NIBBLE_CUDA_LIBRARY ;;
+*)        echo "gpu_run: BACKEND=$backend: cuda, cpu or emulated" >&2; exit 2 ;;
+esac
+[ -r "$rows" ] || { echo "gpu_run: cannot read ROWS=$rows" >&2; exit 2; }
+
+build_qbench() {
+    local flags=()
+    if ! echo '#include <jansson.h>' | gcc -E - >/dev/null 2>&1; then
+        if [ ! -e "${JANSSON:-/nowhere}/jansson.h" ]; then
+            echo "gpu_run: no jansson, so no qbench"
+            return 0
+        fi
+        flags=("CPPFLAGS=-I$JANSSON" "LDFLAGS=-L$JANSSON")
+    fi
+    make -s -j"$(nproc)" "$bench" BUILD="$BUILD/gpu" CUDA=0 WERROR= "${flags[@]}"
+}
+
+if [ "$1" = --build ]; then
+    CUDA_ARCHS=${CUDA_ARCHS:-sm_90a} scripts/gpu_test.sh build && build_qbench
+    exit
+fi
+
+out=$1 status=0
+mkdir -p "$out" || exit 2
+{
+    date -u
+    changes=$(git status --porcelain 2>/dev/null | wc -l)
+    echo "commit $(git rev-parse HEAD 2>/dev/null || echo unknown), $changes files changed"
+    uname -srm; grep -m 1 'model name' /proc/cpuinfo; nproc; gcc --version | head -n 1
+    if [ "$backend" = cuda ]; then
+        nvcc --version
+        nvidia-smi | sed '/Processes/,$d' # what else runs there is nobody's business
+        nvidia-smi -q -d CLOCK,PERFORMANCE,POWER,TEMPERATURE,ECC,COMPUTE
+    fi
+} >"$out/machine.txt" 2>&1
+
+# step LOG COMMAND...: in what is left of the time
+step() {
+    local log=$out/$1 code=0 start=$SECONDS
+    shift
+    timeout -k 5 "$(left)" "$@" >>"$log" 2>&1 || code=$?
+    echo "$* : exit $code, $((SECONDS - start)) s: $(tail -n 1 "$log" | cut -c 1-160)" |
+        tee -a "$out/summary.txt"
+    [ $code = 0 ] || [ $code = 77 ] || status=1
+    return $code
+}
+export -f build_qbench
+export bench
+
+wanted() { case " ${STEPS:-build test measure sanitize} " in *" $1 "*) ;; *) return 1 ;; esac; }
+
+test_step() { # LOG test|sanitize
+    if [ "$backend" = cuda ]; then
+        step "$1" env SANITIZERS="${3:-}" scripts/gpu_test.sh "$2"
+    else
+        step "$1" scripts/run_tests.sh "${2/test/check}"
+    fi
+}
+if wanted build && [ "$backend" = cuda ]; then
+    step build.txt scripts/gpu_test.sh build
+    step build.txt bash -c build_qbench
+elif wanted build; then
+    library=$emulator
+    [ "$backend" = emulated ] || library=
+    step build.txt make -s -j"$(nproc)" "$bench" ${library:+"$library"} CUDA=0
+fi
+if wanted test; then
+    test_step test.txt test || [ $? != 77 ] || exit 77
+fi
+
+# Each line of ROWS: its rows are added to qbench.txt, and are NAME.json.
+measure() { # NAME BAR ARGUMENTS...
+    local name=$1
+    shift 2
+    [ -x "$bench" ] && [ "$(left)" -gt 60 ] || return 0
+    step qbench.txt "$bench" "$@" --backend "${backend/emulated/cuda}" --max-time 2 \
+        --json "$out/$name.json" </dev/null
+}
+if wanted measure; then
+    while read -r line; do
+        # shellcheck disable=SC2086 # words
+        case $line in ''|'#'*) ;; *) measure $line ;; esac
+    done <"$rows"
+fi
+
+# What is left goes to the sanitizers, which make a kernel tens of times slower.
+tools="memcheck racecheck initcheck synccheck"
+[ "$backend" = cuda ] || tools="of-the-compiler"
+for tool in $tools; do
+    wanted sanitize || break
+    [ "$(left)" -gt 20 ] || { echo "$tool: no time left" | tee -a "$out/summary.txt"; continue; }
+    test_step sanitize.txt sanitize "$tool"
+done
+echo "gpu_run: $SECONDS s, $([ $status = 0 ] && echo all passed || echo something failed): $out"
+exit $status

@@ -1,0 +1,86 @@
+#!/bin/bash
+# The tests on a real GPU, with nothing but a C compiler, make and nvcc:
+#
+#   scripts/gpu_test.sh build|test|sanitize      BUILD= CUDA_ARCHS= as for make
+#
+# build: for this machine's GPU, or for CUDA_ARCHS. test: every test of kernels, compiled by nvcc,
+# and the C suite on the CUDA backend. sanitize: both under compute-sanitizer's tools, of SANITIZERS
+# (memcheck racecheck initcheck synccheck). Exit status 77: something is missing, which the last
+# line names; else 1 if a test failed, and the last line counts them.
+set -u
+cd "$(dirname "$0")/.." || exit 2
+BUILD=${BUILD:-build}
+cuda=$BUILD/gpu plain=$BUILD/gpu/plain
+missing() { echo "gpu_test: $*, so nothing ran on a GPU"; exit 77; }
+
+found=$(scripts/nvcc.sh)
+[ "${found%% *}" = ok ] || missing "${found#no }"
+read -r _ _ nvcc libdir _ <<<"$found"
+gpu=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null | head -n 1)
+if [ -z "${CUDA_ARCHS:-}" ] && [ -n "$gpu" ]; then
+    capability=${gpu##*, }
+    case $capability in
+    9.0)      CUDA_ARCHS=sm_90a ;;
+    10.*)     CUDA_ARCHS=sm_100f ;;
+    12.*)     CUDA_ARCHS=sm_120f ;;
+    *)        CUDA_ARCHS=sm_${capability/./} ;;
+    esac
+fi
+archs=${CUDA_ARCHS:-sm_90a}
+
+build() {
+    local jobs
+    jobs=-j$(nproc)
+    case ${MAKEFLAGS:-} in *jobserver*) jobs= ;; esac
+    # shellcheck disable=SC2086 # no option, or one
+    make -s $jobs cuda BUILD="$cuda" CUDA=1 CUDA_ARCHS="$archs" &&
+    make -s $jobs -f scripts/plain.mk gpu BUILD="$plain" NVCC="$nvcc" CUDA_ARCHS="$archs" \
+        CUDA_A="$cuda/libnibble_cuda.a" CUDART="-L$libdir -lcudart_static -lrt" >/dev/null
+}
+
+passed=0 failed=0 skipped=0
+# count NAME COMMAND...: the lines of a test program; a crash is one more failure.
+count() {
+    local name=$1 log=$plain/$1.txt status=0 ok bad skip start=$SECONDS
+    shift
+    "$@" >"$log" 2>&1 </dev/null || status=$?
+    ok=$(grep -cE '\[       OK \] .* \([0-9]+ ms\)$' "$log")
+    bad=$(grep -cE '\[  FAILED  \] .* \([0-9]+ ms\)$' "$log")
+    skip=$(grep -cE '\[  SKIPPED \] .* \([0-9]+ ms\)$' "$log")
+    [ $status = 0 ] || [ "$bad" != 0 ] || bad=1
+    [ $((ok + bad + skip)) != 0 ] || bad=1
+    passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
+    echo "$name: $ok passed, $bad failed, $skip skipped, $((SECONDS - start)) s, exit $status: $log"
+    [ "$bad" = 0 ] || grep -nE 'Failure|FAILED|ERROR SUMMARY|=========' -A 3 "$log" |
+        head -n "${SHOW:-40}" | cut -c 1-300
+}
+suite() { # NAME [PREFIX...]: both programs
+    local name=$1
+    shift
+    count "$name-kernels" "$@" "$plain/tests/gpu" ${FILTER:+"--gtest_filter=$FILTER"}
+    NIBBLE_TEST_DEVICE=cuda NIBBLE_CUDA_LIBRARY=$(realpath "$cuda/libnibble_cuda.so") \
+        count "$name-suite" "$@" "$plain/tests/all" "--gtest_filter=${FILTER:-OnDevice*}"
+}
+done_counting() {
+    echo "$passed passed, $failed failed, $skipped skipped"
+    [ $failed = 0 ]
+}
+
+case ${1:-} in
+build) build && echo "gpu_test: built for $archs in $cuda" ;;
+test|sanitize)
+    [ -n "$gpu" ] || missing "nvidia-smi sees no GPU here"
+    build || exit 1
+    echo "gpu_test: $gpu, $archs"
+    if [ "$1" = test ]; then
+        suite gpu
+    else
+        sanitizer=$(command -v compute-sanitizer || echo "${nvcc%/*}/compute-sanitizer")
+        [ -x "$sanitizer" ] || missing "compute-sanitizer is not installed"
+        for tool in ${SANITIZERS:-memcheck racecheck initcheck synccheck}; do
+            suite "$tool" "$sanitizer" --tool "$tool" --error-exitcode 66 --target-processes all
+        done
+    fi
+    done_counting ;;
+*) echo "usage: scripts/gpu_test.sh build|test|sanitize" >&2; exit 2 ;;
+esac

@@ -1,0 +1,285 @@
+/* emu_cublaslt.cc: a cublasLt that multiplies on the CPU, in double, one rounding at the end;
+ * column-major, as the real one. It holds its caller to what that one may do and a result alone
+ * would not show: pointers are as aligned as the heuristic was told, the algorithm is the shape's,
+ * and both ends of the workspace are written over. The first product of a process loads a kernel,
+ * which a capture forbids unless it is relaxed. */
+#include "tests/emu/emu.h"
+#include "tests/emu/emu_runtime.h"
+
+#include "tests/emu/emu_convert.h"
+#include "tests/emu/include/cublasLt.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+struct cublasLtContext {
+    int ordinal;
+};
+
+namespace {
+
+using namespace nib_emu;
+
+/* What lies in the opaque structures. */
+struct Layout {
+    uint64_t type, rows, cols, ld;
+};
+struct Desc {
+    uint64_t mode, transposed;
+};
+struct Wish {
+    uint64_t workspace, schemes, alignment[4];
+};
+struct Algo {
+    uint64_t m, n, k, transposed, workspace, alignment[3]; /* of A, B, D */
+};
+
+template <class T, class Opaque> T held(const Opaque *opaque)
+{
+    static_assert(sizeof(T) <= sizeof(Opaque), "room");
+    T value;
+    memcpy(&value, opaque, sizeof value);
+    return value;
+}
+template <class T, class Opaque> void hold(Opaque *opaque, const T &value)
+{
+    static_assert(sizeof(T) <= sizeof(Opaque), "room");
+    memset(opaque, 0, sizeof *opaque);
+    memcpy(opaque, &value, sizeof value);
+}
+
+bool                         is_missing, has_loaded;
+std::vector<nib_emu_product> products;
+
+#define TRY(name)                                                              \
+    std::lock_guard<std::recursive_mutex> call_lock(device_lock());            \
+    do {                                                                       \
+        const int refused_ = (int)refused(name);                               \
+        if (refused_ || has_failed())                                          \
+            return refused_ ? (cublasStatus_t)refused_ : CUBLAS_STATUS_EXECUTION_FAILED; \
+    } while (0)
+
+float element(const Layout &l, const void *p, uint64_t row, uint64_t col)
+{
+    const uint64_t at = col * l.ld + row;
+    if (l.type == CUDA_R_32F) return ((const float *)p)[at];
+    const uint32_t bits = ((const uint16_t *)p)[at];
+    return l.type == CUDA_R_16F ? f32_of_f16(bits) : from_bits<float>(bits << 16);
+}
+
+void store(const Layout &l, void *p, uint64_t row, uint64_t col, float x)
+{
+    const uint64_t at = col * l.ld + row;
+    if (l.type == CUDA_R_32F) ((float *)p)[at] = x;
+    else ((uint16_t *)p)[at] = (uint16_t)(l.type == CUDA_R_16F ? f16_of(x) : bf16_of(x));
+}
+
+struct Work {
+    Layout       a, b, d;
+    bool         transposed;
+    const void  *A, *B;
+    void        *D, *workspace;
+    size_t       workspace_bytes;
+    const float *alpha_at, *beta_at; /* or NULL */
+    float        alpha, beta;
+};
+
+/* Column after column, as floats, of terms or, turned, of what is multiplied. */
+std::vector<float> columns(const Layout &l, const void *p, bool turned)
+{
+    std::vector<float> all;
+    for (uint64_t i = 0; i < (turned ? l.rows : l.cols); i++) {
+        for (uint64_t j = 0; j < (turned ? l.cols : l.rows); j++)
+            all.push_back(element(l, p, turned ? i : j, turned ? j : i));
+    }
+    return all;
+}
+
+cudaError_t multiply(const Work &w)
+{
+    const Guard guard;
+    const uint64_t k = w.b.rows;
+    const float    alpha = w.alpha_at ? *w.alpha_at : w.alpha;
+    if ((w.beta_at ? *w.beta_at : w.beta) != 0.0f) return cudaErrorNotSupported;
+    const size_t end = std::min(w.workspace_bytes, (size_t)1 << 16);
+    memset(w.workspace, 0xff, end);
+    memset((char *)w.workspace + w.workspace_bytes - end, 0xff, end);
+    const std::vector<float> a = columns(w.a, w.A, !w.transposed), b = columns(w.b, w.B, false);
+    for (uint64_t m = 0; m < w.d.cols; m++) {
+        for (uint64_t n = 0; n < w.d.rows; n++) {
+            double sum = 0;
+            for (uint64_t i = 0; i < k; i++) sum += (double)a[n * k + i] * (double)b[m * k + i];
+            store(w.d, w.D, n, m, alpha * (float)sum);
+        }
+    }
+    return cudaSuccess;
+}
+
+bool is_aligned(const void *p, uint64_t bytes) { return (uintptr_t)p % bytes == 0; }
+
+/* A kernel's first use. */
+bool may_load()
+{
+    if (has_loaded) return true;
+    if (forbidden_by_capture() != cudaSuccess) return false;
+    return has_loaded = true;
+}
+
+} // namespace
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle)
+{
+    TRY("cublasLtCreate");
+    *handle = new cublasLtContext{ current_device() };
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle)
+{
+    delete handle;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescInit_internal(cublasLtMatmulDesc_t desc, size_t,
+                                               cublasComputeType_t, cudaDataType_t)
+{
+    hold(desc, Desc{ CUBLASLT_POINTER_MODE_HOST, CUBLAS_OP_N });
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
+                                              cublasLtMatmulDescAttributes_t what,
+                                              const void *value, size_t bytes)
+{
+    Desc    d = held<Desc>(desc);
+    int32_t given;
+    if (bytes != sizeof given) return CUBLAS_STATUS_INVALID_VALUE;
+    memcpy(&given, value, sizeof given);
+    (what == CUBLASLT_MATMUL_DESC_TRANSA ? d.transposed : d.mode) = (uint64_t)given;
+    hold(desc, d);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutInit_internal(cublasLtMatrixLayout_t layout, size_t,
+                                                 cudaDataType type, uint64_t rows, uint64_t cols,
+                                                 int64_t ld)
+{
+    TRY("cublasLtMatrixLayoutInit_internal");
+    if (!rows || !cols || ld < (int64_t)rows) return CUBLAS_STATUS_INVALID_VALUE;
+    hold(layout, Layout{ (uint64_t)type, rows, cols, (uint64_t)ld });
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceInit_internal(cublasLtMatmulPreference_t wish, size_t)
+{
+    hold(wish, Wish{ 0, CUBLASLT_REDUCTION_SCHEME_MASK, { 256, 256, 256, 256 } });
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t wish,
+                                                    cublasLtMatmulPreferenceAttributes_t what,
+                                                    const void *value, size_t bytes)
+{
+    Wish     w = held<Wish>(wish);
+    uint32_t small = 0;
+    if (bytes != (what == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES ? 8u : 4u))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    if (bytes == 4) memcpy(&small, value, 4);
+    if (what == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES) memcpy(&w.workspace, value, 8);
+    else if (what == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK) w.schemes = small;
+    else w.alignment[what - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES] = small;
+    hold(wish, w);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
+    cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
+    cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t d,
+    cublasLtMatmulPreference_t wish, int, cublasLtMatmulHeuristicResult_t *found, int *count)
+{
+    TRY("cublasLtMatmulAlgoGetHeuristic");
+    const Layout la = held<Layout>(a), lb = held<Layout>(b), ld = held<Layout>(d);
+    const Desc   op = held<Desc>(desc);
+    const Wish   w = held<Wish>(wish);
+    *count = 0;
+    if ((op.transposed ? la.cols : la.rows) != ld.rows || lb.cols != ld.cols
+        || (op.transposed ? la.rows : la.cols) != lb.rows || la.type != lb.type)
+        return CUBLAS_STATUS_INVALID_VALUE;
+    if (ld.type != CUDA_R_32F && ld.type != la.type) return CUBLAS_STATUS_SUCCESS; /* none */
+    *found = {};
+    hold(&found->algo, Algo{ ld.cols, ld.rows, lb.rows, op.transposed, w.workspace,
+                             { w.alignment[0], w.alignment[1], w.alignment[3] } });
+    found->workspaceSize = w.workspace;
+    *count = 1;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
+                              const void *alpha, const void *A, cublasLtMatrixLayout_t a,
+                              const void *B, cublasLtMatrixLayout_t b, const void *beta,
+                              const void *C, cublasLtMatrixLayout_t, void *D,
+                              cublasLtMatrixLayout_t d, const cublasLtMatmulAlgo_t *algo,
+                              void *workspace, size_t workspace_bytes, cudaStream_t stream)
+{
+    TRY("cublasLtMatmul");
+    const Desc op = held<Desc>(desc);
+    const Algo chosen = held<Algo>(algo);
+    const bool on_device = op.mode == CUBLASLT_POINTER_MODE_DEVICE;
+    Work w = { held<Layout>(a), held<Layout>(b), held<Layout>(d), op.transposed != 0, A, B, D,
+               workspace, workspace_bytes, nullptr, nullptr, 0, 0 };
+    if (on_device) w.alpha_at = (const float *)alpha, w.beta_at = (const float *)beta;
+    else w.alpha = *(const float *)alpha, w.beta = *(const float *)beta;
+    if (handle->ordinal != current_device() || C != D || chosen.m != w.d.cols
+        || chosen.n != w.d.rows || chosen.k != w.b.rows || chosen.transposed != op.transposed
+        || chosen.workspace > workspace_bytes || !is_aligned(A, chosen.alignment[0])
+        || !is_aligned(B, chosen.alignment[1]) || !is_aligned(D, chosen.alignment[2])
+        || !is_aligned(workspace, 256))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    if (!may_load()) return CUBLAS_STATUS_EXECUTION_FAILED;
+    products.push_back({ (int64_t)w.d.cols, (int64_t)w.d.rows, (int64_t)w.b.rows,
+                         op.transposed != 0, (int32_t)w.a.type, (int32_t)w.d.type, on_device,
+                         workspace, workspace_bytes });
+    return enqueue(stream, [w] { return multiply(w); }) == cudaSuccess
+        ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
+}
+
+/* ---- the library's file ---- */
+
+namespace nib_emu {
+
+void set_cublaslt(bool there) { is_missing = !there; }
+void forget_cublaslt() { has_loaded = false; }
+
+void *library_open(const char *name)
+{
+    return is_missing || strcmp(name, "libcublasLt.so.13") ? nullptr : &products;
+}
+
+const char *library_why() { return "no such file"; }
+
+void *library_find(void *, const char *symbol)
+{
+    static const struct {
+        const char *name;
+        void       *function;
+    } symbols[] = {
+#define SYMBOL(name) { #name, (void *)name },
+        SYMBOL(cublasLtCreate) SYMBOL(cublasLtDestroy) SYMBOL(cublasLtMatmul)
+        SYMBOL(cublasLtMatmulAlgoGetHeuristic) SYMBOL(cublasLtMatmulDescInit_internal)
+        SYMBOL(cublasLtMatmulDescSetAttribute) SYMBOL(cublasLtMatrixLayoutInit_internal)
+        SYMBOL(cublasLtMatmulPreferenceInit_internal)
+        SYMBOL(cublasLtMatmulPreferenceSetAttribute)
+    };
+    for (const auto &s : symbols) if (!strcmp(s.name, symbol)) return s.function;
+    return nullptr;
+}
+
+} // namespace nib_emu
+
+extern "C" int nib_emu_cublaslt_product(int n, nib_emu_product *product)
+{
+    std::lock_guard<std::recursive_mutex> lock(device_lock());
+    if (n >= 0 && n < (int)products.size()) *product = products[(size_t)n];
+    return (int)products.size();
+}

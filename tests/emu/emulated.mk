@@ -1,0 +1,48 @@
+# emulated.mk: kernel sources as C++ on the emulator, for Makefile to include. For each of two
+# targets, one without and one with hardware conversions:
+#
+#   $(BUILD)/tests/emulated, emulated100                the tests of device code
+#   $(BUILD)/emulated, emulated100/libnibble_cuda.so    the CUDA backend, for NIBBLE_CUDA_LIBRARY=
+EMU_SRC   := $(wildcard tests/emu/*.cc)
+EMU_CU    := $(wildcard kernels/cuda/*.cu)
+EMU_TESTS := $(filter-out %/golden_kernels.cu,$(wildcard tests/emu/*.cu))
+EMU_ANY   := $(filter-out %/emu_arch.cc,$(EMU_SRC))
+
+# The emulator's own sources tell the thread sanitizer what CUDA orders, and are not watched by it.
+$(call obj,$(EMU_ANY)): override SAN := $(patsubst -fsanitize=thread,-DNIB_EMU_TSAN,$(SAN))
+$(call obj,$(EMU_ANY)) $(BUILD)/emulated%: CPPFLAGS += -Itests/emu/include -ffp-contract=off -fPIC
+
+# $(1): "" or 100, the names' ending; $(2): the target. EMU_FLAGS: of a seeded copy's own.
+define emulated_target
+$$(BUILD)/emulated$(1)/%.cu.o: %.cu $$(BUILD)/flags
+	@mkdir -p $$(@D)
+	$$(Q)$$(CXX) $$(ALL_CPPFLAGS) $$(ALL_CXXFLAGS) -DNIB_EMU_ARCH=$(2) -x c++ -c $$< -o $$@
+$$(BUILD)/emulated$(1)/%.cc.o: %.cc $$(BUILD)/flags
+	@mkdir -p $$(@D)
+	$$(Q)$$(CXX) $$(ALL_CPPFLAGS) $$(ALL_CXXFLAGS) -DNIB_EMU_ARCH=$(2) -c $$< -o $$@
+KERNELS$(1) := $$(patsubst %,$$(BUILD)/emulated$(1)/%.o,$$(EMU_CU) tests/emu/emu_arch.cc) \
+               $$(call obj,$$(EMU_ANY))
+$$(BUILD)/tests/emulated$(1): $$(KERNELS$(1)) $$(EMU_TESTS:%=$$(BUILD)/emulated$(1)/%.o) \
+                              $$(call obj,tests/shim.cc) $$(LIB_A)
+	$$(Q)$$(CXX) $$(ALL_CXXFLAGS) $$(LDFLAGS) -fopenmp -o $$@ $$^ -lgtest -lgtest_main -lpthread \
+	    $$(LDLIBS)
+$$(BUILD)/emulated$(1)/libnibble_cuda.so: $$(KERNELS$(1)) tests/emu/exports.map
+	$$(Q)$$(CXX) -shared $$(ALL_CXXFLAGS) $$(LDFLAGS) $$(if $$(SAN),,-Wl,-z,defs) \
+	    -Wl,--version-script=tests/emu/exports.map -o $$@ $$(filter %.o,$$^) -lpthread
+endef
+$(eval $(call emulated_target,,80))
+$(eval $(call emulated_target,100,100))
+
+EMULATED  := $(BUILD)/tests/emulated $(BUILD)/tests/emulated100
+EMU_LIBS  := $(if $(EMU_CU),$(BUILD)/emulated/libnibble_cuda.so \
+                            $(BUILD)/emulated100/libnibble_cuda.so)
+
+# A copy of kernels/cuda with a bug lies in $(SEED); of its sources SEED_CU is compiled.
+ifdef SEED
+$(SEED)/bug.o: $(SEED)/kernels/cuda/$(SEED_CU)
+	$(Q)$(CXX) -I$(SEED) $(ALL_CPPFLAGS) -Itests/emu/include $(ALL_CXXFLAGS) -O1 -Wno-unused \
+	    -ffp-contract=off -fPIC -DNIB_EMU_ARCH=80 -x c++ -c $< -o $@
+$(SEED)/libnibble_cuda.so: $(filter-out %/$(SEED_CU).o,$(KERNELS)) $(SEED)/bug.o
+	$(Q)$(CXX) -shared $(ALL_CXXFLAGS) $(LDFLAGS) -Wl,--version-script=tests/emu/exports.map \
+	    -o $@ $^ -lpthread
+endif
