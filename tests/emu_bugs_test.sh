@@ -43,9 +43,9 @@ trap 'rm -f "$log"' EXIT
 
 program_for() {
     case $1 in
-    asan) echo "$build/emu-asan/tests/emulated" ;;
-    tsan) echo "$build/emu-tsan/tests/emulated" ;;
-    *)    echo "$build/tests/emulated" ;;
+    asan) echo "$build/emu-asan/tests/emulator" ;;
+    tsan) echo "$build/emu-tsan/tests/emulator" ;;
+    *)    echo "$build/tests/emulator" ;;
     esac
 }
 
@@ -77,9 +77,9 @@ for means in $other_builds; do
               CUDA=0 SAN=-fsanitize=thread ;;
     esac || exit 1
     "$(program_for $means)" >"$log" 2>&1
-    verdict $((! $?)) "the whole suite under $means"
+    verdict $((! $?)) "the emulator's own tests under $means"
 done
-[ -x "$(program_for forward)" ] || make -s "$(program_for forward)" BUILD="$build" CUDA=0 || exit 1
+make -s $jobs "$(program_for forward)" BUILD="$build" CUDA=0 || exit 1
 
 for means in $schedules $other_builds; do
     run none "$means"

@@ -2,6 +2,7 @@
 # targets, one without and one with hardware conversions:
 #
 #   $(BUILD)/tests/emulated, emulated100                the tests of device code
+#   $(BUILD)/tests/emulator                             those of the emulator itself, seeded bugs too
 #   $(BUILD)/emulated, emulated100/libnibble_cuda.so    the CUDA backend, for NIBBLE_CUDA_LIBRARY=
 EMU_SRC   := $(wildcard tests/emu/*.cc)
 EMU_CU    := $(wildcard kernels/cuda/*.cu)
@@ -32,6 +33,13 @@ $$(BUILD)/emulated$(1)/libnibble_cuda.so: $$(KERNELS$(1)) tests/emu/exports.map
 endef
 $(eval $(call emulated_target,,80))
 $(eval $(call emulated_target,100,100))
+
+# Without the library's kernels: emu_bugs_test.sh builds it again for each sanitizer.
+EMU_OWN   := $(patsubst %,tests/emu/%_emu_test.cu,async atomic capture convert device fault matrix \
+               stream warp) tests/emu/seeded_kernels.cu
+$(BUILD)/tests/emulator: $(patsubst %,$(BUILD)/emulated/%.o,$(EMU_OWN) tests/emu/emu_arch.cc) \
+                         $(call obj,$(EMU_ANY) tests/shim.cc)
+	$(Q)$(CXX) $(ALL_CXXFLAGS) $(LDFLAGS) -fopenmp -o $@ $^ -lgtest -lgtest_main -lpthread
 
 EMULATED  := $(BUILD)/tests/emulated $(BUILD)/tests/emulated100
 EMU_LIBS  := $(if $(EMU_CU),$(BUILD)/emulated/libnibble_cuda.so \
