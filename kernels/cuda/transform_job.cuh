@@ -55,7 +55,7 @@ __device__ __forceinline__ Unit<dtype> rounded_unit(const float (&v)[NIB_UNIT])
 }
 
 /* Unit number unit of a row, which begins at x_row, with its residual, or the row's last one.
- * first: as load_source of the CPU's. */
+ * first: as load_source of the CPU's. Not present: any numbers. */
 template <int dtype, int op>
 __device__ __forceinline__ void load_unit(const TransformJob &job, const uint8_t *x_row,
                                           unsigned row, unsigned unit, bool first, bool present,
@@ -74,11 +74,12 @@ __device__ __forceinline__ void load_unit(const TransformJob &job, const uint8_t
     Unit<dtype> residual;
     float       sum[NIB_UNIT];
     x.load(x_row + at, job.aligned32);
+    if (!present) return; /* the residual there may be residual_out, and just being written */
     residual.load_written(job.residual + row * job.residual_ld + at);
     NIB_UNROLL
     for (int i = 0; i < NIB_UNIT; i++) sum[i] = x.at(i) + residual.at(i);
     x = rounded_unit<dtype>(sum);
-    if (first && job.residual_out && present) store_unit(kept, x);
+    if (first && job.residual_out) store_unit(kept, x);
 }
 
 __device__ __forceinline__ void scale_unit(float factor, float (&v)[NIB_UNIT])

@@ -2,7 +2,7 @@
 # targets, one without and one with hardware conversions:
 #
 #   $(BUILD)/tests/emulated, emulated100                the tests of device code
-#   $(BUILD)/tests/emulator                             those of the emulator itself, seeded bugs too
+#   $(BUILD)/tests/emulator                             those of the emulator, with seeded bugs
 #   $(BUILD)/emulated, emulated100/libnibble_cuda.so    the CUDA backend, for NIBBLE_CUDA_LIBRARY=
 EMU_SRC   := $(wildcard tests/emu/*.cc)
 EMU_CU    := $(wildcard kernels/cuda/*.cu)
