@@ -109,6 +109,26 @@ static void add_product(line *l, const nib_gemm_options *o, int64_t m)
     if (o->gated) add(l, " # gated");
 }
 
+static void add_real(line *l, nib_real real)
+{
+    add(l, " --real %s", real == NIB_REAL_F64 ? "f64" : "f32");
+}
+
+static void add_order(line *l, nib_gptq_order order)
+{
+    static const char *const names[] = { "natural", "act", "group-aware" };
+    add(l, " --order %s", names[order]);
+}
+
+static void add_gptq(line *l, const nib_gptq_request *q)
+{
+    static const char *const names[] = { "frozen", "fresh", "hessian", "hessian-fresh",
+                                         "hessian-full" };
+    add_real(l, q->factor->real);
+    add_order(l, q->factor->order_kind);
+    add(l, " --scales %s --guard %s", names[q->scales], q->guard ? "on" : "off");
+}
+
 void nib_log_call(const nib_exec *exec, const nib_launch *launch, const char *op,
                   const nib_log_args *args)
 {
@@ -138,7 +158,14 @@ void nib_log_call(const nib_exec *exec, const nib_launch *launch, const char *op
         add(&l, " --layout %s", layout_name(p ? p->scale_layout : args->to));
     if (args->batch && args->batch->count != 1)
         add(&l, " --batch %lld", (long long)args->batch->count);
-    if (args->gemm)
+    if (args->gptq) add_gptq(&l, args->gptq);
+    if (args->hessian) add_real(&l, args->hessian->real);
+    if (args->factor) {
+        add_order(&l, args->factor->order);
+        if (args->factor->order == NIB_GPTQ_GROUP_AWARE)
+            add(&l, " --block %d", (int)args->factor->block);
+        add(&l, " --cols %lld", (long long)args->hessian->k);
+    } else if (args->gemm)
         add_product(&l, args->gemm, args->rows);
     else if (args->weights)
         add(&l, " --n %lld --k %lld", (long long)args->weights->n, (long long)args->weights->k);

@@ -25,6 +25,9 @@ typedef struct nib_log_args {
     int64_t                     rows, cols;
     const nib_gemm_options     *gemm;    /* a product of rows rows */
     const nib_gemm_weights     *weights; /* packed or unpacked */
+    const nib_hessian          *hessian; /* that tokens are added to, or a factor made of */
+    const nib_gptq_factor_options *factor;
+    const nib_gptq_request     *gptq;
 } nib_log_args;
 
 enum { NIB_LOG_UNKNOWN, NIB_LOG_OFF, NIB_LOG_ON };

@@ -12,6 +12,7 @@
 #include "nibble/fakequant.h"
 #include "nibble/format.h"
 #include "nibble/gemm.h"
+#include "nibble/gptq.h"
 #include "nibble/grouped.h"
 #include "nibble/quantize.h"
 #include "nibble/steps.h"
@@ -95,6 +96,24 @@ typedef struct nib_gemm_request {
     const void             *bias;    /* or NULL */
     const nib_matrix       *residual; /* or NULL */
 } nib_gemm_request;
+
+/* One layer of gptq.h, checked; rows and k >= 1, the factor's outcome NIB_GPTQ_DONE unless said. */
+typedef struct nib_gptq_request {
+    const nib_hessian     *hessian;
+    const nib_gptq_factor *factor;
+    const nib_matrix      *w;
+    const nib_packed      *dst;      /* holds the plain rounding, the tensor scale included */
+    nib_quantize_request   quantize; /* that gave it */
+    nib_gptq_scales        scales;
+    int32_t                guard;
+    const volatile int32_t *cancel;  /* or NULL */
+} nib_gptq_request;
+
+/* Sums over rows. */
+typedef struct nib_gptq_sums {
+    double  error, weight;
+    int64_t plain_rows;
+} nib_gptq_sums;
 
 typedef struct nib_backend {
     uint32_t    version; /* NIB_BACKEND_VERSION */
@@ -188,6 +207,36 @@ typedef struct nib_backend {
                               const nib_matrix *dst);
     nib_status (*gemm)(const nib_launch *launch, const nib_gemm_request *request);
     nib_status (*gemm_backward)(const nib_launch *launch, const nib_gemm_request *request);
+    /* hessian.h. k >= 1. hessian_info fills in all but size and synchronises; so does all below. */
+    size_t (*hessian_add_need)(const nib_hessian *hessian, int64_t rows);
+    nib_status (*hessian_clear)(const nib_launch *launch, const nib_hessian *hessian);
+    nib_status (*hessian_add)(const nib_launch *launch, const nib_matrix *x,
+                              nib_hessian_precision precision, const nib_hessian *hessian);
+    nib_status (*hessian_merge)(const nib_launch *launch, const nib_hessian *from,
+                                const nib_hessian *to);
+    nib_status (*hessian_rotate)(const nib_launch *launch, const nib_hessian *hessian,
+                                 int32_t block);
+    nib_status (*hessian_info)(const nib_launch *launch, const nib_hessian *hessian,
+                               nib_hessian_info *info);
+    /* added: to the diagonal. *minor: 0, or that of nib_hessian_inverse's info. */
+    nib_status (*hessian_inverse)(const nib_launch *launch, const nib_hessian *hessian,
+                                  double added, void *u, int64_t ld_elems, int64_t *minor);
+    /* gptq.h. The order into factor->order; then, as often as need be, l from H + added I. */
+    nib_status (*gptq_order)(const nib_launch *launch, const nib_hessian *hessian,
+                             nib_gptq_order order, int32_t block, const nib_gptq_factor *factor);
+    nib_status (*gptq_factor)(const nib_launch *launch, const nib_hessian *hessian, double added,
+                              const nib_gptq_factor *factor, int64_t *minor);
+    /* The first NaN or Inf of a matrix as row and column, or -1 and -1. */
+    nib_status (*find_nonfinite)(const nib_launch *launch, const nib_matrix *matrix,
+                                 int64_t at[2]);
+    /* Workspace of the two below. gptq_measure: error and weight of what dst holds, whatever the
+     * factor's outcome; leaves each row's error in the workspace, for gptq_sweep's guard.
+     * gptq_sweep: codes and scales into dst; weight is not written. CANCELLED. */
+    size_t (*gptq_need)(nib_real real, int64_t rows, int64_t k, int32_t threads);
+    nib_status (*gptq_measure)(const nib_launch *launch, const nib_gptq_request *request,
+                               nib_gptq_sums *sums);
+    nib_status (*gptq_sweep)(const nib_launch *launch, const nib_gptq_request *request,
+                             nib_gptq_sums *sums);
 } nib_backend;
 
 /* Scalar rules and foreign blocks, computed on the host whatever the device. */
@@ -235,8 +284,13 @@ typedef struct nib_bench_ops {
     /* d[M,N] = a[M,K] * w[N,K]^T, row-major f32 without gaps, by OpenBLAS, which is opened when it
      * is first asked for. gemm_missing: NULL, or why it cannot be had; gemm only after NULL. */
     const char *(*gemm_missing)(void);
+    const char *(*gemm_core)(void); /* the processor that its loops are for: "SkylakeX", or "?" */
     void (*gemm)(int64_t m, int64_t n, int64_t k, const float *a, const float *w, float *d,
                  int32_t threads);
+    /* Its Cholesky factorisation of the lower triangle of a, n x n, in place; and the lower
+     * triangle of h += x^T x, x k x n. */
+    void (*potrf)(int64_t n, float *a, int32_t threads);
+    void (*syrk)(int64_t n, int64_t k, const float *x, float *h, int32_t threads);
 } nib_bench_ops;
 
 extern const nib_bench_ops nib_bench_cpu;

@@ -144,6 +144,12 @@ NIB_HD void nib_unpack_codes(int bits, int halves, const uint8_t *src, int n, ui
     }
 }
 
+/* Numbers of tokens of two Hessians; UINT64_MAX: not counted. */
+NIB_HD uint64_t nib_tokens_sum(uint64_t a, uint64_t b)
+{
+    return a == UINT64_MAX || b == UINT64_MAX ? UINT64_MAX : a + b;
+}
+
 /* ---- a tensor's statistics ---- */
 
 static_assert(NIB_PIECE == (int)NIB_OBSERVE_PIECE && NIB_PARTIALS == (int)NIB_OBSERVE_PARTIALS

@@ -15,7 +15,7 @@ packages_of() {
     demo)   echo ca-certificates libopenblas-dev bible-kjv bible-kjv-text python3 python3-venv ;;
     test)   echo gcc g++ libc6-dev make git pkg-config cmake libjansson-dev libgtest-dev \
                  clang libclang-rt-dev libomp-dev libopenblas-dev abigail-tools python3 \
-                 python3-venv \
+                 python3-venv openmpi-bin libopenmpi-dev \
                  qemu-user gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross ;;
     format) echo git clang-format python3 ;;
     *)      echo "bootstrap: unknown set '$1': build, model, demo, test or format" >&2; exit 2 ;;

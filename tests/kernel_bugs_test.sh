@@ -115,6 +115,22 @@ product_chunk_end_lost gemm_tile_cuda.cu  -                 forward OnDeviceGemm
     s/in_chunk == 0 \|\| u \+ 1 == left/in_chunk == 0/
 product_top_off_by_one gemm_exact_cuda.cu -                 forward OnDeviceGemm*
     s/- 127 - 13/- 127 - 12/
+gptq_errors_misplaced  gptq_sweep_cuda.cu -                 forward OnDeviceGptqBackends.*
+    s/triangle_row\(c\);/triangle_row(c) + 1;/
+gptq_next_step_spared gptq_sweep_cuda.cu -                 forward OnDeviceGptqBackends.*
+    s/if \(t > c \&\&/if (t > c + 1 \&\&/
+gptq_stage_too_early   gptq_sweep_cuda.cu -                 tsan    OnDeviceGptqBackends.*
+    /^    __syncwarp\(\);$/d
+gptq_part_too_early    gptq_sweep_cuda.cu -                 tsan    OnDeviceGptqBackends.*
+    /^    __syncthreads\(\);$/d
+gptq_dead_input_lives  gptq_factor_cuda.cu -                forward OnDeviceGptqBackends.*
+    s/1\.0 \+ added : added/added : added/
+gptq_square_half_known gptq_cuda.cu       -                 forward OnDeviceGptqBackends.*
+    s/\(i > j \? i : j\), q/i, q/
+hessian_rotated_wrong  hessian_cuda.cu    -                 forward OnDeviceGptqBackends.*
+    s/\(ab - cd\) \* factor/(cd - ab) * factor/
+hessian_steps_mixed    hessian_cuda.cu    -                 tsan    OnDeviceGptqBackends.*
+    /^            __syncthreads\(\);$/d
 '
 rows=$(printf '%s' "$table" | grep '^[^ ]')
 names=$(printf '%s\n' "$rows" | awk '{print $1}')

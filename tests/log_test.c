@@ -50,7 +50,8 @@ static void expect_repeats(const char *log, const char *op, const char *piece)
     static const char *const axes[] = { "--isa", "--format", "--dtype", "--rules", "--layout",
                                         "--scale-choice", "--rounding", "--scale-rows",
                                         "--gradient", "--mask", "--batch", "--rows", "--cols",
-                                        "--threads" };
+                                        "--threads", "--real", "--order", "--scales",
+                                        "--guard" };
     for (size_t i = 0; i < sizeof axes / sizeof *axes; i++) {
         const char *asked = strstr(line, axes[i]), *got = strstr(command, axes[i]);
         if (!asked) continue; /* the command may say more: what dequantize's input was made by */
@@ -121,6 +122,23 @@ NIB_TEST(Log, ProductsBecomeLinesThatRepeatThem)
     log = log_of("gemm_unpack --profile --no-verify --isa portable --threads 2 --n 16 --k 40"
                  " --dtype f16", "bench");
     expect_repeats(log, "gemm_unpack", "--dtype f16 --n 16 --k 40");
+    free(log);
+}
+
+NIB_TEST(Log, GptqBecomesLinesThatRepeatIt)
+{
+    char *log = log_of("hessian gptq --profile --no-verify --isa portable --threads 2 --rows 9"
+                       " --cols 64 --dtype bf16 --real f64 --order group-aware --format mxfp4"
+                       " --scales hessian-fresh --guard on", "bench");
+    expect_repeats(log, "hessian", "--dtype bf16 --real f64 --rows 9 --cols 64");
+    expect_repeats(log, "gptq_factor", "--real f64 --order group-aware --block 32 --cols 64");
+    expect_repeats(log, "gptq_quantize", "--real f64 --order group-aware --scales hessian-fresh"
+                                         " --guard on");
+    free(log);
+    log = log_of("gptq --profile --no-verify --isa portable --rows 9 --cols 64 --threads 2"
+                 " --order act", "bench");
+    expect_repeats(log, "gptq_factor", "--real f32 --order act --cols 64");
+    expect_repeats(log, "gptq_quantize", "--order act --scales frozen --guard off");
     free(log);
 }
 

@@ -21,11 +21,11 @@ static int has(const char *text, const char *part) { return strstr(text, part) !
 
 NIB_TEST(NibbleCli, HelpAndVersion)
 {
-    static const char *const commands[] = { "quantize", "info", "compare", "merge" };
+    static const char *const commands[] = { "quantize", "gptq", "info", "compare", "merge" };
     REQUIRE(begin(), "%s", src);
     tool_result r = tool_run(&dir, "--help");
     EXPECT(r.status == 0 && !r.err[0], "%d: %s", r.status, r.err);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         EXPECT(has(r.out, commands[i]), "%s is not in the help", commands[i]);
         const tool_result help = tool_run(&dir, commands[i], "--help");
         EXPECT(help.status == 0 && has(help.out, "Usage: nibble"), "%s: %d: %s", commands[i],
@@ -39,7 +39,7 @@ NIB_TEST(NibbleCli, HelpAndVersion)
     r = tool_run(&dir, "--version");
     EXPECT(r.status == 0 && has(r.out, nib_version()), "%s", r.out);
     r = tool_run(&dir, "convert");
-    EXPECT(r.status == 2 && has(r.err, "quantize, info, compare, merge"), "%s", r.err);
+    EXPECT(r.status == 2 && has(r.err, "quantize, gptq, info, compare, merge"), "%s", r.err);
     r = tool_run(&dir, NULL);
     EXPECT(r.status == 2 && has(r.err, "quantize"), "%s", r.err);
     temp_dir_remove(&dir);

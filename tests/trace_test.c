@@ -335,6 +335,37 @@ NIB_TEST(Traced, DISABLED_CheckpointsAreNamed)
            "%d ranges, '%s'", record->pushes, record->ranges[0].name);
 }
 
+/* Ranges come before checks: a call without a device will do, and no OpenBLAS is needed. */
+NIB_TEST(Traced, DISABLED_GptqIsNamed)
+{
+    static request r;
+    static const struct function payloads[] = {
+        { "nib_hessian_add", NULL, "", NIB_F32, ROWS, COLS, 1, PLAIN, 0 },
+        { "nib_gptq_quantize", NULL, "nvfp4", NIB_F32, ROWS, COLS, 1, PLAIN, PACKED },
+    };
+    static const char *const names[] = { "nib_hessian_clear", "nib_hessian_merge",
+                                         "nib_hessian_rotate", "nib_hessian_check",
+                                         "nib_hessian_inverse", "nib_gptq_factor_make" };
+    request_init(&r, NULL);
+    EXPECT(nib_hessian_add(NULL, &r.matrix, NIB_HESSIAN_EXACT, NULL) == NIB_ERR_ARGUMENT
+               && nib_gptq_quantize(NULL, NULL, NULL, &r.matrix, NULL, &r.packed, NULL)
+                      == NIB_ERR_ARGUMENT
+               && nib_hessian_clear(NULL, NULL) == NIB_ERR_ARGUMENT
+               && nib_hessian_merge(NULL, NULL, NULL) == NIB_ERR_ARGUMENT
+               && nib_hessian_rotate(NULL, NULL, 16) == NIB_ERR_ARGUMENT
+               && nib_hessian_check(NULL, NULL, NULL) == NIB_ERR_ARGUMENT
+               && nib_hessian_inverse(NULL, NULL, 0, NULL, 0, NULL) == NIB_ERR_ARGUMENT
+               && nib_gptq_factor_make(NULL, NULL, NULL, NULL) == NIB_ERR_ARGUMENT, "no device");
+    nvtx_record *record = the_record();
+    REQUIRE(record && record->pushes == 8 && record->depth == 0, "not 8 ranges");
+    for (int i = 0; i < 2; i++) expect_payload(record, &record->ranges[i], &payloads[i]);
+    for (int i = 0; i < 8; i++) {
+        const char *name = i < 2 ? payloads[i].name : names[i - 2];
+        EXPECT(strcmp(record->ranges[i].name, name) == 0, "'%s' is not %s",
+               record->ranges[i].name, name);
+    }
+}
+
 static void *many_calls(void *argument)
 {
     request *r = malloc(sizeof *r);
@@ -420,6 +451,7 @@ NIB_TEST(Traced, DISABLED_Cost)
 NIB_TEST(Trace, EachCallIsOneRange) { run_traced("EachCallIsOneRange", ATTACHED); }
 NIB_TEST(Trace, FailuresAreRangesToo) { run_traced("FailuresAreRangesToo", ATTACHED); }
 NIB_TEST(Trace, CheckpointsAreNamed) { run_traced("CheckpointsAreNamed", ATTACHED); }
+NIB_TEST(Trace, GptqIsNamed) { run_traced("GptqIsNamed", ATTACHED); }
 NIB_TEST(Trace, ThreadsStartTogether) { run_traced("ThreadsStartTogether", ATTACHED); }
 NIB_TEST(Trace, ProfilerWithoutPayloads)
 {

@@ -127,6 +127,7 @@ typedef enum nib_prepare_ops {
     NIB_PREPARE_TRANSFORM     = 8, /* transform.h */
     NIB_PREPARE_GROUPED       = 16, /* grouped.h */
     NIB_PREPARE_GEMM          = 32, /* gemm.h */
+    NIB_PREPARE_GPTQ          = 64, /* hessian.h, gptq.h */
     NIB_PREPARE_ALL           = 0x7fffffff
 } nib_prepare_ops;
 

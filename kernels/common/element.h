@@ -54,18 +54,26 @@ NIB_HD uint32_t nib_binade_bits(nib_element_traits t, float a)
     return (bits > smallest ? bits : smallest) & NIB_F32_INF_BITS;
 }
 
-/* Code of a magnitude a >= 0 (Inf allowed), nearest even, saturating.
+/* Code of a magnitude a >= 0 (Inf allowed), nearest even, saturating, and the value that it stands
+ * for.
  *
  * Adding 1.5 * 2^(E + 23 - m) makes the f32 adder itself round a to a multiple of 2^(E - m),
  * the element's spacing in a's binade E; the low bits of the sum then count those multiples. */
-NIB_HD uint32_t nib_encode_nearest(nib_element_traits t, float a)
+NIB_HD uint32_t nib_round_nearest(nib_element_traits t, float a, float *value)
 {
     const uint32_t bits = nib_bits_of(a), most = nib_bits_of(t.max);
     a = nib_float_of(bits < most ? bits : most);
     const uint32_t binade = nib_binade_bits(t, a);
     const uint32_t magic = binade + ((uint32_t)(23 - t.m) << 23) + (1u << 22);
-    const uint32_t units = nib_bits_of(a + nib_float_of(magic)) - magic;
-    return units + (((binade >> 23) - (uint32_t)(t.emin + 127)) << t.m);
+    const float    sum = a + nib_float_of(magic);
+    *value = sum - nib_float_of(magic); /* exact */
+    return nib_bits_of(sum) - magic + (((binade >> 23) - (uint32_t)(t.emin + 127)) << t.m);
+}
+
+NIB_HD uint32_t nib_encode_nearest(nib_element_traits t, float a)
+{
+    float value;
+    return nib_round_nearest(t, a, &value);
 }
 
 NIB_HD float nib_decode_magnitude(nib_element_traits t, uint32_t code)

@@ -133,5 +133,8 @@ const nib_bench_ops nib_bench_cpu = {
     .nt_fill = bench_nt_fill,
     .fma_flops = bench_fma_flops,
     .gemm_missing = nib_bench_gemm_missing,
+    .gemm_core = nib_bench_gemm_core,
     .gemm = nib_bench_gemm,
+    .potrf = nib_bench_potrf,
+    .syrk = nib_bench_syrk,
 };

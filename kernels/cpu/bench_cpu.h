@@ -19,8 +19,11 @@ typedef struct nib_bench_loops {
 
 /* blas_cpu.c: as nib_bench_ops says. */
 const char *nib_bench_gemm_missing(void);
+const char *nib_bench_gemm_core(void);
 void nib_bench_gemm(int64_t m, int64_t n, int64_t k, const float *a, const float *w, float *d,
                     int32_t threads);
+void nib_bench_potrf(int64_t n, float *a, int32_t threads);
+void nib_bench_syrk(int64_t n, int64_t k, const float *x, float *h, int32_t threads);
 
 #if defined(__x86_64__)
 extern const nib_bench_loops nib_bench_loops_avx2;

@@ -3,6 +3,8 @@
 #include "isa_cpu.h"
 #include "avx2_cpu.h"
 #include "gemm_cpu.h"
+#include "gptq_cpu.h"
+#include "hessian_cpu.h"
 #include "observe_cpu.h"
 #include "portable_cpu.h"
 
@@ -39,6 +41,20 @@ int32_t nib_cpu_max_threads(void)
     return n < 1 ? 1 : n > 1024 ? 1024 : n;
 }
 
+#define GPTQ_ENTRIES \
+    .hessian_add_need = nib_hessian_add_need_cpu, \
+    .hessian_clear = nib_hessian_clear_cpu, \
+    .hessian_add = nib_hessian_add_cpu, \
+    .hessian_merge = nib_hessian_merge_cpu, \
+    .hessian_rotate = nib_hessian_rotate_cpu, \
+    .hessian_info = nib_hessian_info_cpu, \
+    .hessian_inverse = nib_hessian_inverse_cpu, \
+    .gptq_order = nib_gptq_order_cpu, \
+    .gptq_factor = nib_gptq_factor_cpu, \
+    .find_nonfinite = nib_find_nonfinite_cpu, \
+    .gptq_need = nib_gptq_need_cpu, \
+    .gptq_measure = nib_gptq_measure_cpu
+
 const nib_backend nib_backend_cpu_portable = {
     .version = NIB_BACKEND_VERSION,
     .name = "cpu portable",
@@ -70,6 +86,8 @@ const nib_backend nib_backend_cpu_portable = {
     .gemm_unpack = nib_gemm_unpack_cpu,
     .gemm = nib_gemm_portable,
     .gemm_backward = nib_gemm_backward_portable,
+    GPTQ_ENTRIES,
+    .gptq_sweep = nib_gptq_sweep_portable,
 };
 
 #if defined(__x86_64__)
@@ -100,7 +118,8 @@ const nib_backend nib_backend_cpu_portable = {
     .gemm_need = nib_gemm_need_cpu, \
     .gemm_backward_need = nib_gemm_backward_need_cpu, \
     .gemm_pack = nib_gemm_pack_cpu, \
-    .gemm_unpack = nib_gemm_unpack_cpu
+    .gemm_unpack = nib_gemm_unpack_cpu, \
+    GPTQ_ENTRIES
 
 static const nib_backend backend_avx2 = {
     .version = NIB_BACKEND_VERSION,
@@ -108,6 +127,7 @@ static const nib_backend backend_avx2 = {
     AVX2_ENTRIES,
     .gemm = nib_gemm_avx2,
     .gemm_backward = nib_gemm_backward_avx2,
+    .gptq_sweep = nib_gptq_sweep_avx2,
 };
 
 static const nib_backend backend_avx512 = {
@@ -116,6 +136,7 @@ static const nib_backend backend_avx512 = {
     AVX2_ENTRIES,
     .gemm = nib_gemm_avx512,
     .gemm_backward = nib_gemm_backward_avx512,
+    .gptq_sweep = nib_gptq_sweep_avx512,
 };
 #endif
 

@@ -41,6 +41,9 @@ static const struct {
     { NIB_PREPARE_GEMM, "loading products' small kernels", nib_cuda_load_gemm_small },
     { NIB_PREPARE_GEMM, "loading products' tiles", nib_cuda_load_gemm_tile },
     { NIB_PREPARE_GEMM, "loading dequantization for products", nib_cuda_load_gemm_exact },
+    { NIB_PREPARE_GPTQ, "loading Hessians' kernels", nib_cuda_load_hessian },
+    { NIB_PREPARE_GPTQ, "loading factors' kernels", nib_cuda_load_gptq_factor },
+    { NIB_PREPARE_GPTQ, "loading GPTQ's kernels", nib_cuda_load_gptq },
     { NIB_CUDA_PREPARE_BENCH, "loading the benchmark's kernels", nib_cuda_load_bench },
 };
 
@@ -228,6 +231,19 @@ static const nib_backend ops = {
     keeping_device<nib_cuda_gemm_unpack>,
     keeping_device<nib_cuda_gemm_run>,
     keeping_device<nib_cuda_gemm_backward>,
+    nib_cuda_hessian_add_need,
+    keeping_device<nib_cuda_hessian_clear>,
+    keeping_device<nib_cuda_hessian_add>,
+    keeping_device<nib_cuda_hessian_merge>,
+    keeping_device<nib_cuda_hessian_rotate>,
+    keeping_device<nib_cuda_hessian_info>,
+    keeping_device<nib_cuda_hessian_inverse>,
+    keeping_device<nib_cuda_gptq_order>,
+    keeping_device<nib_cuda_gptq_factor>,
+    keeping_device<nib_cuda_find_nonfinite>,
+    nib_cuda_gptq_need,
+    keeping_device<nib_cuda_gptq_measure>,
+    keeping_device<nib_cuda_gptq_sweep>,
 };
 
 extern "C" __attribute__((visibility("default"))) const nib_cuda_table nib_cuda_table_v1 = {

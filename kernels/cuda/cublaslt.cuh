@@ -16,8 +16,19 @@ void nib_cuda_lt_load();
 /* Whether a library of this name would do, and why not (NIB_WHY_BYTES). It stays open. */
 bool nib_cuda_lt_would_open(const char *name, char *why);
 
-/* d[m,n] = factor * a[m,k] * w, row-major, sums and the factor in f32, one rounding. w is n x k if
- * transposed, else k x n. Dtypes: a's and w's f16 or bf16; d's that or f32. */
+/* What a and w are multiplied in, and added up in. */
+enum LtSums {
+    LT_F32,  /* factors as they are */
+    LT_TF32, /* f32 factors may be rounded to 11 bits of significand */
+    LT_F64   /* all three are doubles, dtypes are not read */
+};
+
+/* d[m,n] = factor * a[m,k] * w, or with adds d + that, row-major, one rounding. w is n x k if
+ * transposed, else k x n; a is k x m if a_transposed. Dtypes: a's, which is w's, f16, bf16 or f32;
+ * d's that or f32.
+ *
+ * a and d are on 16 bytes, unless strict: then they are aligned to their elements, and no sum is
+ * cut into parts. */
 struct LtProduct {
     nib_dtype    a_dtype, d_dtype;
     bool         transposed;
@@ -25,13 +36,16 @@ struct LtProduct {
     const void  *a, *w;
     void        *d;
     float        factor;
-    const float *factor_at; /* NULL, or instead 2 floats where the device computes: factor, 0 */
+    const float *factor_at; /* NULL, or instead 2 floats where the device computes: factor, 0; with
+                               f32 sums, and not with adds */
+    LtSums       sums;
+    bool         a_transposed, adds, strict;
 };
 
 /* The algorithm of a product that went before, for the next of its shape. */
 struct LtChoice {
     LtProduct of;
-    uint32_t  alignment; /* of w: bytes; 0: no choice yet */
+    uint32_t  alignment[3]; /* of w, a, d: bytes; 0: no choice yet */
     uint64_t  algorithm[8];
 };
 

@@ -113,32 +113,43 @@ struct Problem {
     cublasLtMatrixLayoutOpaque_t a, w, d;
 };
 
-cudaDataType type_of(nib_dtype dtype)
+cudaDataType type_of(const LtProduct &p, nib_dtype dtype)
 {
-    return dtype == NIB_F32 ? CUDA_R_32F : dtype == NIB_F16 ? CUDA_R_16F : CUDA_R_16BF;
+    return p.sums == LT_F64 ? CUDA_R_64F
+         : dtype == NIB_F32 ? CUDA_R_32F : dtype == NIB_F16 ? CUDA_R_16F : CUDA_R_16BF;
 }
 
-cublasStatus_t layout_of(cublasLtMatrixLayoutOpaque_t *to, nib_dtype dtype, int64_t rows,
+cublasStatus_t layout_of(cublasLtMatrixLayoutOpaque_t *to, cudaDataType type, int64_t rows,
                          int64_t cols, int64_t ld)
 {
-    return lt.MatrixLayoutInit_internal(to, sizeof *to, type_of(dtype), (uint64_t)rows,
-                                        (uint64_t)cols, ld);
+    return lt.MatrixLayoutInit_internal(to, sizeof *to, type, (uint64_t)rows, (uint64_t)cols, ld);
+}
+
+template <class T>
+cublasStatus_t set(Problem *q, cublasLtMatmulDescAttributes_t what, T value)
+{
+    return lt.MatmulDescSetAttribute(&q->product, what, &value, sizeof value);
 }
 
 cublasStatus_t describe(Problem *q, const LtProduct &p)
 {
-    const cublasOperation_t op = p.transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const cublasOperation_t w_op = p.transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const cublasOperation_t a_op = p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
     const int32_t mode = p.factor_at ? CUBLASLT_POINTER_MODE_DEVICE : CUBLASLT_POINTER_MODE_HOST;
-    cublasStatus_t s = lt.MatmulDescInit_internal(&q->product, sizeof q->product,
-                                                  CUBLAS_COMPUTE_32F, CUDA_R_32F);
-    if (s == 0) s = lt.MatmulDescSetAttribute(&q->product, CUBLASLT_MATMUL_DESC_TRANSA, &op,
-                                              sizeof op);
-    if (s == 0) s = lt.MatmulDescSetAttribute(&q->product, CUBLASLT_MATMUL_DESC_POINTER_MODE, &mode,
-                                              sizeof mode);
-    if (s == 0) s = layout_of(&q->w, p.a_dtype, p.transposed ? p.k : p.n,
-                              p.transposed ? p.n : p.k, p.w_ld);
-    if (s == 0) s = layout_of(&q->a, p.a_dtype, p.k, p.m, p.a_ld);
-    if (s == 0) s = layout_of(&q->d, p.d_dtype, p.n, p.m, p.d_ld);
+    const cublasComputeType_t compute = p.sums == LT_F64  ? CUBLAS_COMPUTE_64F
+                                      : p.sums == LT_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                          : CUBLAS_COMPUTE_32F;
+    const cudaDataType a = type_of(p, p.a_dtype), d = type_of(p, p.d_dtype);
+    cublasStatus_t s = lt.MatmulDescInit_internal(&q->product, sizeof q->product, compute,
+                                                  p.sums == LT_F64 ? CUDA_R_64F : CUDA_R_32F);
+    if (s == 0) s = set(q, CUBLASLT_MATMUL_DESC_TRANSA, w_op);
+    if (s == 0) s = set(q, CUBLASLT_MATMUL_DESC_TRANSB, a_op);
+    if (s == 0) s = set(q, CUBLASLT_MATMUL_DESC_POINTER_MODE, mode);
+    if (s == 0) s = layout_of(&q->w, a, p.transposed ? p.k : p.n, p.transposed ? p.n : p.k,
+                              p.w_ld);
+    if (s == 0) s = layout_of(&q->a, a, p.a_transposed ? p.m : p.k, p.a_transposed ? p.k : p.m,
+                              p.a_ld);
+    if (s == 0) s = layout_of(&q->d, d, p.n, p.m, p.d_ld);
     return s;
 }
 
@@ -168,6 +179,15 @@ uint32_t alignment_of(const void *p)
     return low && low < 256 ? (uint32_t)low : 256u;
 }
 
+/* In the order of LtChoice. Of a and d those that are promised, not what the caller's happen to
+ * have, so that where matrices lie does not change bits; strict: what there is. */
+void alignments(const LtProduct &p, uint32_t to[3])
+{
+    to[0] = alignment_of(p.w);
+    to[1] = p.strict ? alignment_of(p.a) : 16;
+    to[2] = p.strict ? alignment_of(p.d) : 16;
+}
+
 /* Unless told, heuristics take pointers to be on 256 bytes, and K may be cut into parts that are
  * added up in D's dtype: the one must not be believed, the other would round twice. */
 cublasStatus_t choose(int32_t ordinal, Problem *q, const LtProduct &p, size_t workspace_bytes,
@@ -175,42 +195,48 @@ cublasStatus_t choose(int32_t ordinal, Problem *q, const LtProduct &p, size_t wo
 {
     cublasLtMatmulPreferenceOpaque_t wish;
     cublasLtMatmulHeuristicResult_t  found;
-    const uint32_t w = alignment_of(p.w), a = 16, d = 16; /* not the caller's own, so that where
-                                                             matrices lie does not change bits */
+    const uint32_t schemes = p.strict ? CUBLASLT_REDUCTION_SCHEME_NONE
+                                      : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    uint32_t       on[3];
     int            count = 0;
+    alignments(p, on);
     cublasStatus_t s = prefer_workspace(&wish, workspace_bytes);
-    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                           (uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
-    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, w);
-    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a);
-    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, d);
-    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, d);
+    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, schemes);
+    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, on[0]);
+    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, on[1]);
+    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, on[2]);
+    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, on[2]);
     if (s == 0) s = find(ordinal, q, &wish, 1, &found, &count);
     if (s == 0 && (count < 1 || found.state != 0)) s = CUBLAS_STATUS_NOT_SUPPORTED;
     if (s != 0) return s;
     static_assert(sizeof found.algo == sizeof choice->algorithm, "an algorithm");
     memcpy(choice->algorithm, &found.algo, sizeof choice->algorithm);
     choice->of = p;
-    choice->alignment = w;
+    memcpy(choice->alignment, on, sizeof on);
     return s;
 }
 
 bool fits(const LtChoice &c, const LtProduct &p)
 {
-    return c.alignment == alignment_of(p.w) && c.of.m == p.m && c.of.n == p.n && c.of.k == p.k
+    uint32_t on[3];
+    alignments(p, on);
+    return !memcmp(c.alignment, on, sizeof on) && c.of.m == p.m && c.of.n == p.n && c.of.k == p.k
         && c.of.a_ld == p.a_ld && c.of.w_ld == p.w_ld && c.of.d_ld == p.d_ld
-        && c.of.a_dtype == p.a_dtype && c.of.d_dtype == p.d_dtype
-        && c.of.transposed == p.transposed && !c.of.factor_at == !p.factor_at;
+        && c.of.a_dtype == p.a_dtype && c.of.d_dtype == p.d_dtype && c.of.sums == p.sums
+        && c.of.transposed == p.transposed && c.of.a_transposed == p.a_transposed
+        && c.of.adds == p.adds && c.of.strict == p.strict && !c.of.factor_at == !p.factor_at;
 }
 
 cublasStatus_t multiply(const nib_launch *launch, Problem *q, const LtProduct &p,
                         const cublasLtMatmulAlgo_t *algo, void *workspace, size_t workspace_bytes)
 {
-    const float        zero = 0.0f;
-    const float *const one = p.factor_at ? p.factor_at : &p.factor;
-    const float *const none = p.factor_at ? p.factor_at + 1 : &zero;
+    const float  factor[2] = { p.factor, p.adds ? 1.0f : 0.0f };
+    const double wide[2] = { (double)factor[0], (double)factor[1] };
+    const void  *one = factor, *keep = factor + 1;
+    if (p.factor_at) one = p.factor_at, keep = p.factor_at + 1;
+    else if (p.sums == LT_F64) one = wide, keep = wide + 1;
     return lt.Matmul(handles[launch->ordinal].handle, &q->product, one, p.w, &q->w, p.a, &q->a,
-                     none, p.d, &q->d, p.d, &q->d, algo, workspace, workspace_bytes,
+                     keep, p.d, &q->d, p.d, &q->d, algo, workspace, workspace_bytes,
                      (cudaStream_t)launch->stream);
 }
 

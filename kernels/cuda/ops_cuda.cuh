@@ -127,6 +127,32 @@ nib_status nib_cuda_gemm_unpack(const nib_launch *launch, const nib_gemm_weights
 nib_status nib_cuda_gemm_run(const nib_launch *launch, const nib_gemm_request *request);
 nib_status nib_cuda_gemm_backward(const nib_launch *launch, const nib_gemm_request *request);
 
+/* hessian.h and gptq.h: as nib_backend says; gptq_job.cuh has what their files give each other. */
+size_t     nib_cuda_hessian_add_need(const nib_hessian *hessian, int64_t rows);
+nib_status nib_cuda_hessian_clear(const nib_launch *launch, const nib_hessian *hessian);
+nib_status nib_cuda_hessian_add(const nib_launch *launch, const nib_matrix *x,
+                                nib_hessian_precision precision, const nib_hessian *hessian);
+nib_status nib_cuda_hessian_merge(const nib_launch *launch, const nib_hessian *from,
+                                  const nib_hessian *to);
+nib_status nib_cuda_hessian_rotate(const nib_launch *launch, const nib_hessian *hessian,
+                                   int32_t block);
+nib_status nib_cuda_hessian_info(const nib_launch *launch, const nib_hessian *hessian,
+                                 nib_hessian_info *info);
+nib_status nib_cuda_find_nonfinite(const nib_launch *launch, const nib_matrix *matrix,
+                                   int64_t at[2]);
+nib_status nib_cuda_gptq_order(const nib_launch *launch, const nib_hessian *hessian,
+                               nib_gptq_order order, int32_t block,
+                               const nib_gptq_factor *factor);
+nib_status nib_cuda_gptq_factor(const nib_launch *launch, const nib_hessian *hessian, double added,
+                                const nib_gptq_factor *factor, int64_t *minor);
+nib_status nib_cuda_hessian_inverse(const nib_launch *launch, const nib_hessian *hessian,
+                                    double added, void *u, int64_t ld_elems, int64_t *minor);
+size_t     nib_cuda_gptq_need(nib_real real, int64_t rows, int64_t k, int32_t threads);
+nib_status nib_cuda_gptq_measure(const nib_launch *launch, const nib_gptq_request *request,
+                                 nib_gptq_sums *sums);
+nib_status nib_cuda_gptq_sweep(const nib_launch *launch, const nib_gptq_request *request,
+                               nib_gptq_sums *sums);
+
 /* Each file that has kernels loads them onto the current device, and sets their attributes. */
 cudaError_t nib_cuda_load_quantize();
 cudaError_t nib_cuda_load_both();
@@ -145,6 +171,9 @@ cudaError_t nib_cuda_load_gemm_pack();
 cudaError_t nib_cuda_load_gemm_small();
 cudaError_t nib_cuda_load_gemm_tile();
 cudaError_t nib_cuda_load_gemm_exact(); /* and cublasLt, if it is there */
+cudaError_t nib_cuda_load_hessian(); /* and cublasLt, if it is there */
+cudaError_t nib_cuda_load_gptq_factor(); /* and cuSOLVER, if it is there */
+cudaError_t nib_cuda_load_gptq();
 cudaError_t nib_cuda_load_bench();
 
 extern const nib_runtime_ops    nib_runtime_cuda;

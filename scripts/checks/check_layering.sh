@@ -3,7 +3,8 @@
 #
 #   include, kernels/common     -> themselves
 #   kernels/backend.h           -> include
-#   kernels/{packed,gemm_pack}.h -> kernels/backend.h, kernels/common, include, each other
+#   kernels/{packed,gemm_pack,gptq_order}.h -> kernels/backend.h, kernels/common, include,
+#                                  each other
 #   kernels/cpu, kernels/cuda   -> themselves and all of these
 #   host/*.[ch]                 -> include, kernels/backend.h, host/io, host/model, themselves
 #   host/io, host/model         -> include, kernels/backend.h, host/internal.h, host/io, themselves
@@ -37,7 +38,7 @@ function target(from, name, quoted,    near) {
 }
 function layer(path) {
     if (path == "kernels/backend.h") return "backend"
-    if (path == "kernels/packed.h" || path == "kernels/gemm_pack.h") return "packed"
+    if (path ~ /^kernels\/(packed|gemm_pack|gptq_order)\.h$/) return "packed"
     if (path == "host/internal.h") return "internal"
     if (match(path, /^(kernels\/(common|cpu|cuda)|host\/(io|model|tools|plugin))\//))
         return substr(path, 1, RLENGTH - 1)

@@ -48,9 +48,9 @@ int nib_emu_set_architecture(int sm);
  *   pageable              devices read any memory of the host; "pinned": only what CUDA gave
  *   sticky=700            as after a kernel of the caller's that failed with this error
  *   fail=CALL:ERROR:N     CALL, cudaMalloc say, returns ERROR once, after N more that do not;
- *                         cudaLaunchKernel stands for launches; cublasLtMatmul and others have
- *                         statuses of their own
- *   no_cublaslt           its library cannot be opened
+ *                         cudaLaunchKernel stands for launches; cublasLtMatmul, cusolverDnXpotrf
+ *                         have statuses of their own; "info": a factorisation says ERROR
+ *   no_cublaslt           its library cannot be opened; so does no_cusolver
  *   none                  none of these any more
  *
  * Returns 0, or -1 for an unknown word. */
@@ -81,6 +81,9 @@ typedef struct nib_emu_product {
     int32_t     factor_on_device;
     const void *workspace;
     uint64_t    workspace_bytes;
+    int32_t     compute; /* cublasComputeType_t's number */
+    int32_t     schemes; /* by which its sums may be cut into parts */
+    const void *d;
 } nib_emu_product;
 
 /* Copies the n-th, from 0, in the order of their calls; returns how many there were. */

@@ -1,8 +1,8 @@
 /* emu_cublaslt.cc: a cublasLt that multiplies on the CPU, in double, one rounding at the end;
  * column-major, as the real one. It holds its caller to what that one may do and a result alone
  * would not show: pointers are as aligned as the heuristic was told, the algorithm is the shape's,
- * and both ends of the workspace are written over. The first product of a process loads a kernel,
- * which a capture forbids unless it is relaxed. */
+ * C is D, and both ends of the workspace are written over. The first product of a process loads a
+ * kernel, which a capture forbids unless it is relaxed. */
 #include "tests/emu/emu.h"
 #include "tests/emu/emu_runtime.h"
 
@@ -26,13 +26,14 @@ struct Layout {
     uint64_t type, rows, cols, ld;
 };
 struct Desc {
-    uint64_t mode, transposed;
+    uint64_t mode, transposed, b_transposed, compute, scale;
 };
 struct Wish {
     uint64_t workspace, schemes, alignment[4];
 };
 struct Algo {
-    uint64_t m, n, k, transposed, workspace, alignment[3]; /* of A, B, D */
+    uint32_t m, n, k, transposed, b_transposed, compute, schemes, alignment[3]; /* of A, B, D */
+    uint64_t workspace;
 };
 
 template <class T, class Opaque> T held(const Opaque *opaque)
@@ -49,7 +50,7 @@ template <class T, class Opaque> void hold(Opaque *opaque, const T &value)
     memcpy(opaque, &value, sizeof value);
 }
 
-bool                         is_missing, has_loaded;
+bool                         has_loaded;
 std::vector<nib_emu_product> products;
 
 #define TRY(name)                                                              \
@@ -60,57 +61,77 @@ std::vector<nib_emu_product> products;
             return refused_ ? (cublasStatus_t)refused_ : CUBLAS_STATUS_EXECUTION_FAILED; \
     } while (0)
 
-float element(const Layout &l, const void *p, uint64_t row, uint64_t col)
+double element(const Layout &l, const void *p, uint64_t row, uint64_t col)
 {
     const uint64_t at = col * l.ld + row;
-    if (l.type == CUDA_R_32F) return ((const float *)p)[at];
+    if (l.type == CUDA_R_64F) return ((const double *)p)[at];
+    if (l.type == CUDA_R_32F) return (double)((const float *)p)[at];
     const uint32_t bits = ((const uint16_t *)p)[at];
-    return l.type == CUDA_R_16F ? f32_of_f16(bits) : from_bits<float>(bits << 16);
+    return (double)(l.type == CUDA_R_16F ? f32_of_f16(bits) : from_bits<float>(bits << 16));
 }
 
-void store(const Layout &l, void *p, uint64_t row, uint64_t col, float x)
+/* x, once rounded in f32 unless D is of doubles. */
+void store(const Layout &l, void *p, uint64_t row, uint64_t col, double x)
 {
     const uint64_t at = col * l.ld + row;
-    if (l.type == CUDA_R_32F) ((float *)p)[at] = x;
-    else ((uint16_t *)p)[at] = (uint16_t)(l.type == CUDA_R_16F ? f16_of(x) : bf16_of(x));
+    if (l.type == CUDA_R_64F) ((double *)p)[at] = x;
+    else if (l.type == CUDA_R_32F) ((float *)p)[at] = (float)x;
+    else ((uint16_t *)p)[at] = (uint16_t)(l.type == CUDA_R_16F ? f16_of((float)x)
+                                                               : bf16_of((float)x));
 }
 
 struct Work {
     Layout       a, b, d;
-    bool         transposed;
+    Desc         op;
     const void  *A, *B;
     void        *D, *workspace;
     size_t       workspace_bytes;
     const float *alpha_at, *beta_at; /* or NULL */
-    float        alpha, beta;
+    double       alpha, beta;
 };
 
-/* Column after column, as floats, of terms or, turned, of what is multiplied. */
-std::vector<float> columns(const Layout &l, const void *p, bool turned)
+/* 11 bits of significand, to nearest even. */
+double tf32_of(double x)
 {
-    std::vector<float> all;
+    uint32_t bits = (uint32_t)to_bits((float)x);
+    if ((bits & 0x7f800000u) != 0x7f800000u) bits += 0xfffu + (bits >> 13 & 1), bits &= ~0x1fffu;
+    return (double)from_bits<float>(bits);
+}
+
+/* Column after column of terms or, turned, of what is multiplied. */
+std::vector<double> columns(const Layout &l, const void *p, bool turned, bool rounded)
+{
+    std::vector<double> all;
     for (uint64_t i = 0; i < (turned ? l.rows : l.cols); i++) {
-        for (uint64_t j = 0; j < (turned ? l.cols : l.rows); j++)
-            all.push_back(element(l, p, turned ? i : j, turned ? j : i));
+        for (uint64_t j = 0; j < (turned ? l.cols : l.rows); j++) {
+            const double x = element(l, p, turned ? i : j, turned ? j : i);
+            all.push_back(rounded ? tf32_of(x) : x);
+        }
     }
     return all;
 }
 
+/* beta 0 reads no C, as the real one. Sums of f32 products are exact to 2^-53, and rounded once. */
 cudaError_t multiply(const Work &w)
 {
     const Guard guard;
-    const uint64_t k = w.b.rows;
-    const float    alpha = w.alpha_at ? *w.alpha_at : w.alpha;
-    if ((w.beta_at ? *w.beta_at : w.beta) != 0.0f) return cudaErrorNotSupported;
-    const size_t end = std::min(w.workspace_bytes, (size_t)1 << 16);
+    const bool     tf32 = w.op.compute == CUBLAS_COMPUTE_32F_FAST_TF32;
+    const uint64_t k = w.op.b_transposed ? w.b.cols : w.b.rows;
+    const double   alpha = w.alpha_at ? (double)*w.alpha_at : w.alpha;
+    const double   beta = w.beta_at ? (double)*w.beta_at : w.beta;
+    const size_t   end = std::min(w.workspace_bytes, (size_t)1 << 16);
     memset(w.workspace, 0xff, end);
     memset((char *)w.workspace + w.workspace_bytes - end, 0xff, end);
-    const std::vector<float> a = columns(w.a, w.A, !w.transposed), b = columns(w.b, w.B, false);
+    const std::vector<double> a = columns(w.a, w.A, !w.op.transposed, tf32),
+                              b = columns(w.b, w.B, w.op.b_transposed != 0, tf32);
     for (uint64_t m = 0; m < w.d.cols; m++) {
         for (uint64_t n = 0; n < w.d.rows; n++) {
             double sum = 0;
-            for (uint64_t i = 0; i < k; i++) sum += (double)a[n * k + i] * (double)b[m * k + i];
-            store(w.d, w.D, n, m, alpha * (float)sum);
+            for (uint64_t i = 0; i < k; i++) sum += a[n * k + i] * b[m * k + i];
+            if (w.op.compute != CUBLAS_COMPUTE_64F) sum = (double)(float)sum;
+            sum *= alpha;
+            if (beta != 0) sum += beta * element(w.d, w.D, n, m);
+            store(w.d, w.D, n, m, sum);
         }
     }
     return cudaSuccess;
@@ -142,9 +163,12 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle)
 }
 
 cublasStatus_t cublasLtMatmulDescInit_internal(cublasLtMatmulDesc_t desc, size_t,
-                                               cublasComputeType_t, cudaDataType_t)
+                                               cublasComputeType_t compute, cudaDataType_t scale)
 {
-    hold(desc, Desc{ CUBLASLT_POINTER_MODE_HOST, CUBLAS_OP_N });
+    if ((compute == CUBLAS_COMPUTE_64F) != (scale == CUDA_R_64F))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    hold(desc, Desc{ CUBLASLT_POINTER_MODE_HOST, CUBLAS_OP_N, CUBLAS_OP_N, (uint64_t)compute,
+                     (uint64_t)scale });
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -156,7 +180,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
     int32_t given;
     if (bytes != sizeof given) return CUBLAS_STATUS_INVALID_VALUE;
     memcpy(&given, value, sizeof given);
-    (what == CUBLASLT_MATMUL_DESC_TRANSA ? d.transposed : d.mode) = (uint64_t)given;
+    (what == CUBLASLT_MATMUL_DESC_TRANSA   ? d.transposed
+     : what == CUBLASLT_MATMUL_DESC_TRANSB ? d.b_transposed : d.mode) = (uint64_t)given;
     hold(desc, d);
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -202,14 +227,22 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
     const Layout la = held<Layout>(a), lb = held<Layout>(b), ld = held<Layout>(d);
     const Desc   op = held<Desc>(desc);
     const Wish   w = held<Wish>(wish);
+    const uint64_t k = op.b_transposed ? lb.cols : lb.rows;
+    const bool     f64 = op.compute == CUBLAS_COMPUTE_64F;
     *count = 0;
-    if ((op.transposed ? la.cols : la.rows) != ld.rows || lb.cols != ld.cols
-        || (op.transposed ? la.rows : la.cols) != lb.rows || la.type != lb.type)
+    if ((op.transposed ? la.cols : la.rows) != ld.rows
+        || (op.b_transposed ? lb.rows : lb.cols) != ld.cols
+        || (op.transposed ? la.rows : la.cols) != k || la.type != lb.type
+        || w.alignment[2] != w.alignment[3])
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (ld.type != CUDA_R_32F && ld.type != la.type) return CUBLAS_STATUS_SUCCESS; /* none */
+    if ((f64 || ld.type != CUDA_R_32F) && ld.type != la.type) return CUBLAS_STATUS_SUCCESS;
+    if ((la.type == CUDA_R_64F) != f64) return CUBLAS_STATUS_SUCCESS; /* none */
     *found = {};
-    hold(&found->algo, Algo{ ld.cols, ld.rows, lb.rows, op.transposed, w.workspace,
-                             { w.alignment[0], w.alignment[1], w.alignment[3] } });
+    hold(&found->algo, Algo{ (uint32_t)ld.cols, (uint32_t)ld.rows, (uint32_t)k,
+                             (uint32_t)op.transposed, (uint32_t)op.b_transposed,
+                             (uint32_t)op.compute, (uint32_t)w.schemes,
+                             { (uint32_t)w.alignment[0], (uint32_t)w.alignment[1],
+                               (uint32_t)w.alignment[3] }, w.workspace });
     found->workspaceSize = w.workspace;
     *count = 1;
     return CUBLAS_STATUS_SUCCESS;
@@ -226,20 +259,24 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     const Desc op = held<Desc>(desc);
     const Algo chosen = held<Algo>(algo);
     const bool on_device = op.mode == CUBLASLT_POINTER_MODE_DEVICE;
-    Work w = { held<Layout>(a), held<Layout>(b), held<Layout>(d), op.transposed != 0, A, B, D,
-               workspace, workspace_bytes, nullptr, nullptr, 0, 0 };
+    Work w = { held<Layout>(a), held<Layout>(b), held<Layout>(d), op, A, B, D, workspace,
+               workspace_bytes, nullptr, nullptr, 0, 0 };
+    const uint64_t k = op.b_transposed ? w.b.cols : w.b.rows;
     if (on_device) w.alpha_at = (const float *)alpha, w.beta_at = (const float *)beta;
-    else w.alpha = *(const float *)alpha, w.beta = *(const float *)beta;
+    else if (op.scale == CUDA_R_64F)
+        w.alpha = *(const double *)alpha, w.beta = *(const double *)beta;
+    else w.alpha = (double)*(const float *)alpha, w.beta = (double)*(const float *)beta;
     if (handle->ordinal != current_device() || C != D || chosen.m != w.d.cols
-        || chosen.n != w.d.rows || chosen.k != w.b.rows || chosen.transposed != op.transposed
+        || chosen.n != w.d.rows || chosen.k != k || chosen.transposed != op.transposed
+        || chosen.b_transposed != op.b_transposed || chosen.compute != op.compute
         || chosen.workspace > workspace_bytes || !is_aligned(A, chosen.alignment[0])
         || !is_aligned(B, chosen.alignment[1]) || !is_aligned(D, chosen.alignment[2])
         || !is_aligned(workspace, 256))
         return CUBLAS_STATUS_INVALID_VALUE;
     if (!may_load()) return CUBLAS_STATUS_EXECUTION_FAILED;
-    products.push_back({ (int64_t)w.d.cols, (int64_t)w.d.rows, (int64_t)w.b.rows,
-                         op.transposed != 0, (int32_t)w.a.type, (int32_t)w.d.type, on_device,
-                         workspace, workspace_bytes });
+    products.push_back({ (int64_t)w.d.cols, (int64_t)w.d.rows, (int64_t)k, op.transposed != 0,
+                         (int32_t)w.a.type, (int32_t)w.d.type, on_device, workspace,
+                         workspace_bytes, (int32_t)op.compute, (int32_t)chosen.schemes, D });
     return enqueue(stream, [w] { return multiply(w); }) == cudaSuccess
         ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }
@@ -248,17 +285,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
 
 namespace nib_emu {
 
-void set_cublaslt(bool there) { is_missing = !there; }
 void forget_cublaslt() { has_loaded = false; }
 
-void *library_open(const char *name)
-{
-    return is_missing || strcmp(name, "libcublasLt.so.13") ? nullptr : &products;
-}
-
-const char *library_why() { return "no such file"; }
-
-void *library_find(void *, const char *symbol)
+void *cublaslt_symbol(const char *symbol)
 {
     static const struct {
         const char *name;

@@ -61,7 +61,7 @@ static int no_trouble()
     nib_emu_set_memory(0);
     set_device_count(2);
     set_pageable(false);
-    set_cublaslt(true);
+    restore_libraries();
     planned.clear();
     missing = cudaSuccess;
     driver = CUDART_VERSION;
@@ -86,7 +86,7 @@ static int inject(const std::string &word)
     if (word == "old_driver") return no_driver(12000);
     if (word == "no_device") return missing = cudaErrorNoDevice, 0;
     if (word == "pageable" || word == "pinned") return set_pageable(word == "pageable"), 0;
-    if (word == "no_cublaslt") return set_cublaslt(false), 0;
+    if (take_library(word.c_str())) return 0;
     if (key == "sm") return nib_emu_set_architecture((int)number);
     if (key == "memory" && number > 0) return nib_emu_set_memory((uint64_t)number), 0;
     if (key == "devices" && number >= 1 && number <= most_devices) {

@@ -23,7 +23,7 @@ void launch_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, d
            [kernel, copy] { std::apply(kernel, copy); });
 }
 
-/* NVIDIA's libraries, of which there is a cublasLt. */
+/* NVIDIA's libraries, of which there are cublasLt and cuSOLVER. */
 void       *library_open(const char *name);
 void       *library_find(void *library, const char *symbol);
 const char *library_why();

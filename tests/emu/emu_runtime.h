@@ -20,7 +20,8 @@ int           device_count();
 int           current_device(); /* of the host thread */
 bool          reads_host_memory();
 void          set_pageable(bool pageable);
-void          set_cublaslt(bool there);
+void          restore_libraries();
+bool          take_library(const char *word); /* of nib_emu_inject; false: no such word */
 void          set_device_count(int n);
 size_t        memory_limit(); /* of each; nib_emu_set_memory gave it, or the device's */
 
@@ -57,6 +58,8 @@ void        forget_streams();
 void        forget_memory();
 void        forget_functions();
 void        forget_cublaslt();
+void       *cublaslt_symbol(const char *name); /* or NULL */
+void       *cusolver_symbol(const char *name);
 
 /* Device memory: p with everything that bytes may reach, and taken back. */
 void *guarded_allocate(size_t bytes);

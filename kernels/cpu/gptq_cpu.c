@@ -1,0 +1,415 @@
+/* gptq_cpu.c: tiles of rows through the sweep, and through the sums that measure a rounding. */
+#include "gptq_cpu.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "blas_cpu.h"
+#include "hessian_cpu.h"
+
+/* ---- workspace ---- */
+
+enum { ROWS = NIB_GPTQ_ROWS, STEPS = NIB_GPTQ_STEPS, SMALLEST_BLOCK = 8 };
+
+static size_t up64(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/* The next bytes behind *at, which moves on. base NULL: counts only. */
+static void *take(uint8_t *base, size_t *at, size_t bytes)
+{
+    void *const part = base ? base + *at : NULL;
+    *at += up64(bytes);
+    return part;
+}
+
+/* What all threads share. Returns its bytes. */
+static size_t lay_shared(uint8_t *base, int64_t rows, int64_t k, nib_gptq_job *job)
+{
+    size_t at = 0;
+    job->row_errors = take(base, &at, (size_t)rows * sizeof *job->row_errors);
+    job->pivot_sq = take(base, &at, (size_t)k * sizeof *job->pivot_sq);
+    job->extra = take(base, &at, (size_t)k * sizeof *job->extra);
+    job->segments = take(base, &at, ((size_t)k / SMALLEST_BLOCK + 3) * sizeof *job->segments);
+    return at;
+}
+
+/* Distance of a tile's rows. */
+static int64_t ld_of(int64_t k) { return (k + 15) / 16 * 16 + 16; }
+
+/* What each thread has. */
+static size_t lay_scratch(uint8_t *base, int f64, int64_t k, nib_gptq_scratch *s)
+{
+    const size_t real = f64 ? 8 : 4, depth = (size_t)k;
+    size_t at = 0;
+    s->d = take(base, &at, ROWS * (size_t)ld_of(k) * real);
+    s->codes = take(base, &at, ROWS * depth);
+    s->spare = take(base, &at, depth * real);
+    s->scales = take(base, &at, (depth + SMALLEST_BLOCK - 1) / SMALLEST_BLOCK * ROWS);
+    s->before = take(base, &at, ROWS * STEPS * real);
+    s->a = take(base, &at, STEPS * STEPS * real);
+    s->h = take(base, &at, (size_t)NIB_MAX_BLOCK * NIB_MAX_BLOCK * real);
+    return at;
+}
+
+static int64_t threads_of(int64_t rows, int64_t threads)
+{
+    const int64_t tiles = nib_ceil_div(rows, ROWS);
+    return threads < tiles ? threads : tiles;
+}
+
+size_t nib_gptq_need_cpu(nib_real real, int64_t rows, int64_t k, int32_t threads)
+{
+    nib_gptq_job     job;
+    nib_gptq_scratch s;
+    return lay_shared(NULL, rows, k, &job)
+         + (size_t)threads_of(rows, threads) * lay_scratch(NULL, real == NIB_REAL_F64, k, &s);
+}
+
+/* ---- a job ---- */
+
+/* Where segments begin. Fresh scales: with each block of inputs; the order keeps those together. */
+static void cut_segments(nib_gptq_job *job)
+{
+    const int32_t *const order = job->request->factor->order;
+    const int64_t block = job->math.rules.block;
+    int64_t n = 0;
+    for (int64_t s = 0, from = 0; s < job->k; s++) {
+        const int begins = job->fresh ? s == 0 || order[s] / block != order[s - 1] / block
+                                      : s == 0 || s - from == NIB_GPTQ_SEGMENT;
+        if (!begins) continue;
+        job->segments[n++] = (int32_t)s;
+        from = s;
+    }
+    job->segments[n] = (int32_t)job->k;
+}
+
+static void fill_tables(nib_gptq_job *job)
+{
+    const nib_block_rules *const r = &job->math.rules;
+    const uint32_t last = r->e4m3_scale ? NIB_E4M3_LAST : 254;
+    for (uint32_t byte = 0; byte <= last; byte++) {
+        const nib_block_unit unit = nib_block_unit_of(&job->math, byte);
+        job->factor[byte] = unit.factor;
+        job->step[byte] = nib_block_step(r->e4m3_scale, byte, job->math.scales.decode);
+        job->divide = unit.divide;
+    }
+    for (uint32_t code = 0; code >> nib_part_bits(job->request->dst->format) == 0; code++)
+        job->element[code] = nib_element_to_f32(r->element, code);
+}
+
+static void job_make(const nib_gptq_request *r, uint8_t *workspace, nib_gptq_job *job)
+{
+    const nib_packed *const dst = r->dst;
+    const nib_hessian *const h = r->hessian;
+    const nib_block_rules rules = nib_block_rules_of(dst->format, &r->quantize.rules,
+                                                     r->quantize.scale_choice, r->w->dtype);
+    const nib_tensor_scales one = { 1.0f, 1.0f };
+    const int64_t k = dst->cols;
+    *job = (nib_gptq_job){ .request = r, .k = k, .groups = nib_ceil_div(k, rules.block),
+                            .ld = ld_of(k) };
+    /* Amax's scale, if there is one, gave both of its factors by the rules: so does this. */
+    const nib_tensor_scales scales = !dst->tensor_scale ? one
+        : r->quantize.tensor_amax ? nib_tensor_factors(&rules, *r->quantize.tensor_amax)
+                                  : nib_tensor_given(*dst->tensor_scale);
+    job->math = nib_tensor_math_of(&rules, scales);
+    job->f64 = r->factor->real == NIB_REAL_F64;
+    const int plain = rules.ties == NIB_TIE_EVEN
+                   && (rules.zero_sign == NIB_Z_KEEP || rules.zero_sign == NIB_Z_INPUT);
+    job->kind = !plain ? NIB_GPTQ_ANY
+              : rules.element == NIB_EL_E2M1 ? NIB_GPTQ_E2M1 : NIB_GPTQ_PLAIN;
+    job->keep = rules.zero_sign == NIB_Z_KEEP;
+    job->by_hessian = r->scales >= NIB_GPTQ_SCALES_HESSIAN;
+    job->full = r->scales == NIB_GPTQ_SCALES_HESSIAN_FULL;
+    job->fresh = r->scales == NIB_GPTQ_SCALES_FRESH || r->scales == NIB_GPTQ_SCALES_HESSIAN_FRESH;
+    fill_tables(job);
+    (void)lay_shared(workspace, dst->rows, k, job);
+    if (r->factor->outcome != NIB_GPTQ_DONE) return;
+    cut_segments(job);
+    for (int64_t c = 0; c < k; c++) {
+        const double pivot = nib_real_get(r->factor->l, job->f64, c * r->factor->ld_elems + c);
+        const double own = nib_hessian_diag(h, r->factor->order[k - 1 - c]);
+        job->pivot_sq[c] = pivot * pivot;
+        job->extra[c] = own == 0.0 ? r->factor->added + 1.0 : r->factor->added;
+    }
+}
+
+/* ---- rows in and out ---- */
+
+/* What load_row works on: a row in f32, which for f64 is made wider at the end. */
+static void load_f32(const nib_gptq_job *job, int64_t row, float *to)
+{
+    const nib_matrix *const w = job->request->w;
+    const uint16_t *const half = (const uint16_t *)w->data + row * w->ld_elems;
+    if (w->dtype == NIB_F32)
+        memcpy(to, (const float *)w->data + row * w->ld_elems, (size_t)job->k * sizeof *to);
+    else if (w->dtype == NIB_BF16)
+        for (int64_t i = 0; i < job->k; i++) to[i] = nib_bf16_to_f32(half[i]);
+    else
+        for (int64_t i = 0; i < job->k; i++) to[i] = nib_f16_to_f32(half[i]);
+}
+
+/* to -= the values that dst holds of a row. */
+static void subtract_row(const nib_gptq_job *job, int64_t row, void *to)
+{
+    const nib_packed *const p = job->request->dst;
+    const int block = job->math.rules.block, bits = nib_part_bits(p->format);
+    uint8_t codes[NIB_MAX_BLOCK];
+    for (int64_t g = 0; g < job->groups; g++) {
+        const int64_t col = g * block, left = job->k - col;
+        const int n = left < block ? (int)left : block;
+        const float step = job->step[p->scales[nib_scale_index(p->scale_layout, row, g,
+                                                               job->groups)]];
+        nib_unpack_codes(bits, p->code_order == NIB_CODES_GGUF_HALVES,
+                         p->codes + row * p->ld_codes_bytes + col / 8 * bits, n, codes);
+        if (job->f64)
+            for (int i = 0; i < n; i++)
+                ((double *)to)[col + i] -= (double)(job->element[codes[i]] * step);
+        else
+            for (int i = 0; i < n; i++) ((float *)to)[col + i] -= job->element[codes[i]] * step;
+    }
+}
+
+/* A row of the weights, in their order. spare: k reals. */
+static void load_row(const nib_gptq_job *job, int64_t row, void *spare, void *to)
+{
+    float *const narrow = job->f64 ? spare : to;
+    load_f32(job, row, narrow);
+    for (int64_t i = 0; i < job->k && job->f64; i++) ((double *)to)[i] = (double)narrow[i];
+}
+
+/* A row's numbers from the weights' order to that of d. */
+static void permute_row(const nib_gptq_job *job, void *row, void *spare)
+{
+    const int64_t k = job->k;
+    const int32_t *const order = job->request->factor->order;
+    memcpy(spare, row, (size_t)k * (job->f64 ? 8 : 4));
+    for (int64_t s = 0; s < k; s++) {
+        if (job->f64) ((double *)row)[k - 1 - s] = ((const double *)spare)[order[s]];
+        else ((float *)row)[k - 1 - s] = ((const float *)spare)[order[s]];
+    }
+}
+
+static void store_row(const nib_gptq_job *job, const nib_gptq_scratch *s, int64_t row, int r)
+{
+    const int32_t *const order = job->request->factor->order;
+    uint8_t *const whole = s->spare; /* k reals are there, and more than k bytes */
+    for (int64_t i = 0; i < job->k; i++) whole[order[i]] = s->codes[r * job->k + i];
+    const nib_packed *const p = job->request->dst;
+    const int block = job->math.rules.block, bits = nib_part_bits(p->format);
+    for (int64_t g = 0; g < job->groups; g++) {
+        const int64_t col = g * block, left = job->k - col;
+        const int n = left < block ? (int)left : block;
+        uint8_t codes[NIB_MAX_BLOCK + 4] = { 0 };
+        memcpy(codes, whole + col, (size_t)n);
+        nib_pack_codes(bits, p->code_order == NIB_CODES_GGUF_HALVES, codes, n,
+                       p->codes + row * p->ld_codes_bytes + col / 8 * bits);
+        p->scales[nib_scale_index(p->scale_layout, row, g, job->groups)] =
+            s->scales[g * ROWS + r];
+    }
+}
+
+/* ---- measuring ---- */
+
+/* Of each row x of d, x H x^T, by the factor: |x R|^2 less what the diagonal had added. */
+static void square_by_factor(const nib_gptq_job *job, nib_gptq_scratch *s, int rows)
+{
+    const nib_gptq_factor *const f = job->request->factor;
+    const int64_t k = job->k;
+    for (int r = 0; r < rows; r++) {
+        permute_row(job, nib_real_at(s->d, job->f64, r, job->ld, 0), s->spare);
+        s->error[r] = 0.0;
+        for (int64_t c = 0; c < k; c++) {
+            const double x = nib_real_get(s->d, job->f64, r * job->ld + c);
+            s->error[r] -= x * x * job->extra[c];
+        }
+    }
+    nib_blas_trmm(job->f64, rows, k, f->l, f->ld_elems, s->d, job->ld);
+    for (int r = 0; r < rows; r++)
+        for (int64_t c = 0; c < k; c++) {
+            const double y = nib_real_get(s->d, job->f64, r * job->ld + c);
+            s->error[r] += y * y * job->pivot_sq[c];
+        }
+}
+
+/* The same without a factor, for half a tile: the other half takes the products with H. */
+static void square_by_hessian(const nib_gptq_job *job, nib_gptq_scratch *s, int rows)
+{
+    const nib_hessian *const h = job->request->hessian;
+    const int64_t k = job->k, half = ROWS / 2;
+    void *const y = nib_real_at(s->d, job->f64, half, job->ld, 0);
+    nib_blas_symm(job->f64, rows, k, h->data, h->ld_elems, s->d, job->ld, y, job->ld);
+    for (int r = 0; r < rows; r++) {
+        s->error[r] = 0.0;
+        for (int64_t c = 0; c < k; c++)
+            s->error[r] += nib_real_get(s->d, job->f64, r * job->ld + c)
+                         * nib_real_get(y, job->f64, r * job->ld + c);
+    }
+}
+
+/* Rows from row on: the sums of w (less 0) or of w - q (less 1) into s->error. */
+static void measure_rows(const nib_gptq_job *job, nib_gptq_scratch *s, int64_t row, int rows,
+                         int less)
+{
+    for (int r = 0; r < rows; r++) {
+        void *const to = nib_real_at(s->d, job->f64, r, job->ld, 0);
+        load_row(job, row + r, s->spare, to);
+        if (less) subtract_row(job, row + r, to);
+    }
+    if (job->request->factor->outcome != NIB_GPTQ_DONE) {
+        square_by_hessian(job, s, rows);
+        return;
+    }
+    square_by_factor(job, s, rows);
+    for (int r = 0; r < rows; r++)
+        if (s->error[r] < 0.0) s->error[r] = 0.0; /* the difference of two sums that are alike */
+}
+
+nib_status nib_gptq_measure_cpu(const nib_launch *launch, const nib_gptq_request *request,
+                                nib_gptq_sums *sums)
+{
+    const nib_status status = nib_blas_needed(launch);
+    if (status != NIB_OK) return status;
+    nib_gptq_job job;
+    job_make(request, launch->workspace, &job);
+    const int64_t rows = request->dst->rows;
+    const int64_t height = request->factor->outcome == NIB_GPTQ_DONE ? ROWS : ROWS / 2;
+    nib_gptq_scratch none;
+    const size_t shared = lay_shared(NULL, rows, job.k, &(nib_gptq_job){ 0 });
+    const size_t each = lay_scratch(NULL, job.f64, job.k, &none);
+    double *const weights = calloc((size_t)rows, sizeof *weights);
+    if (!weights) return NIB_ERR_OUT_OF_MEMORY;
+    nib_blas_enter();
+#pragma omp parallel num_threads((int)threads_of(rows, launch->threads))
+    {
+        nib_gptq_scratch s;
+        (void)lay_scratch((uint8_t *)launch->workspace + shared
+                              + (size_t)omp_get_thread_num() * each, job.f64, job.k, &s);
+#pragma omp for schedule(dynamic)
+        for (int64_t row = 0; row < rows; row += height) {
+            const int n = rows - row < height ? (int)(rows - row) : (int)height;
+            measure_rows(&job, &s, row, n, 0);
+            memcpy(weights + row, s.error, (size_t)n * sizeof *weights);
+            measure_rows(&job, &s, row, n, 1);
+            memcpy(job.row_errors + row, s.error, (size_t)n * sizeof *weights);
+        }
+    }
+    nib_blas_leave();
+    *sums = (nib_gptq_sums){ .plain_rows = rows };
+    for (int64_t row = 0; row < rows; row++) {
+        sums->weight += weights[row];
+        sums->error += job.row_errors[row];
+    }
+    free(weights);
+    return NIB_OK;
+}
+
+/* ---- sweep ---- */
+
+/* Weights into d, in the steps' order, and the scales that are known before. */
+static void load_tile(const nib_gptq_job *job, const nib_gptq_loops *loops, nib_gptq_scratch *s,
+                      int64_t row, int rows, int padded)
+{
+    const nib_packed *const p = job->request->dst;
+    for (int r = 0; r < rows; r++)
+        load_row(job, row + r, s->spare, nib_real_at(s->d, job->f64, r, job->ld, 0));
+    memset(nib_real_at(s->d, job->f64, rows, job->ld, 0), 0,
+           (size_t)(padded - rows) * (size_t)job->ld * (job->f64 ? 8 : 4));
+    for (int64_t g = 0; g < job->groups; g++)
+        for (int r = 0; r < padded; r++)
+            s->scales[g * ROWS + r] = r >= rows ? 1
+                : p->scales[nib_scale_index(p->scale_layout, row + r, g, job->groups)];
+    if (job->by_hessian && !job->fresh) loops->scales(job, s, padded);
+    for (int r = 0; r < rows; r++)
+        permute_row(job, nib_real_at(s->d, job->f64, r, job->ld, 0), s->spare);
+    for (int r = 0; r < padded; r++) s->error[r] = 0.0;
+}
+
+/* Brings the weights of steps [first, last) up to date with the errors of all steps before. */
+static void update(const nib_gptq_job *job, nib_gptq_scratch *s, int rows, int64_t first,
+                   int64_t last)
+{
+    const nib_gptq_factor *const f = job->request->factor;
+    const int64_t k = job->k, count = last - first, at = k - last;
+    const size_t real = job->f64 ? 8 : 4;
+    void *const target = nib_real_at(s->d, job->f64, 0, 0, at);
+    for (int r = 0; r < rows; r++)
+        memcpy(nib_real_at(s->before, job->f64, r, STEPS, 0),
+               nib_real_at(target, job->f64, r, job->ld, 0), (size_t)count * real);
+    if (first)
+        nib_blas_gemm(job->f64, 0, 0, rows, count, first, 1.0,
+                      nib_real_at(s->d, job->f64, 0, 0, k - first), job->ld,
+                      nib_real_at(f->l, job->f64, k - first, f->ld_elems, at), f->ld_elems, 1.0,
+                      target, job->ld);
+    for (int64_t j = 1; j < count; j++) /* A of the block's own steps */
+        for (int64_t i = 0; i < j; i++) {
+            const int64_t from = (k - 1 - first - i) * f->ld_elems + k - 1 - first - j;
+            if (job->f64) ((double *)s->a)[j * STEPS + i] = ((const double *)f->l)[from];
+            else ((float *)s->a)[j * STEPS + i] = ((const float *)f->l)[from];
+        }
+}
+
+/* As many whole segments as fit into a block. */
+static int64_t block_end(const nib_gptq_job *job, int64_t first, int64_t segment)
+{
+    while (job->segments[segment] < job->k && job->segments[segment + 1] - first <= STEPS)
+        segment++;
+    return job->segments[segment];
+}
+
+static void sweep_tile(const nib_gptq_job *job, const nib_gptq_loops *loops, nib_gptq_scratch *s,
+                       int64_t row, int rows, nib_gptq_sums *sums)
+{
+    const nib_gptq_request *const q = job->request;
+    const int padded = (rows + NIB_GPTQ_LANES - 1) / NIB_GPTQ_LANES * NIB_GPTQ_LANES;
+    load_tile(job, loops, s, row, rows, padded);
+    for (int64_t first = 0, segment = 0, last; first < job->k; first = last) {
+        last = block_end(job, first, segment);
+        update(job, s, padded, first, last);
+        loops->block(job, s, padded, first, last, &segment);
+    }
+    for (int r = 0; r < rows; r++) {
+        const double error = s->error[r] < 0.0 ? 0.0 : s->error[r];
+        if (q->guard && !(error < job->row_errors[row + r])) {
+            sums->plain_rows++;
+            continue;
+        }
+        job->row_errors[row + r] = error;
+        store_row(job, s, row + r, r);
+    }
+}
+
+nib_status nib_gptq_run(const nib_launch *launch, const nib_gptq_request *request,
+                        nib_gptq_sums *sums, const nib_gptq_loops *loops)
+{
+    const nib_status status = nib_blas_needed(launch);
+    if (status != NIB_OK) return status;
+    nib_gptq_job     job;
+    nib_gptq_scratch none;
+    job_make(request, launch->workspace, &job);
+    const int64_t rows = request->dst->rows;
+    const size_t  shared = lay_shared(NULL, rows, job.k, &(nib_gptq_job){ 0 });
+    const size_t  each = lay_scratch(NULL, job.f64, job.k, &none);
+    int64_t    plain_rows = 0;
+    atomic_int stopped = 0;
+    nib_blas_enter();
+#pragma omp parallel num_threads((int)threads_of(rows, launch->threads)) reduction(+ : plain_rows)
+    {
+        nib_gptq_scratch s;
+        nib_gptq_sums    own = { 0 };
+        (void)lay_scratch((uint8_t *)launch->workspace + shared
+                              + (size_t)omp_get_thread_num() * each, job.f64, job.k, &s);
+#pragma omp for schedule(dynamic)
+        for (int64_t row = 0; row < rows; row += ROWS) {
+            if (request->cancel && *request->cancel) stopped = 1;
+            if (stopped) continue;
+            sweep_tile(&job, loops, &s, row, rows - row < ROWS ? (int)(rows - row) : ROWS, &own);
+        }
+        plain_rows += own.plain_rows;
+    }
+    nib_blas_leave();
+    sums->plain_rows = plain_rows;
+    sums->error = 0.0;
+    for (int64_t row = 0; row < rows; row++) sums->error += job.row_errors[row];
+    return stopped ? NIB_ERR_CANCELLED : NIB_OK;
+}

@@ -1,0 +1,74 @@
+/* gptq_cpu.h: one layer's sweep, cut into tiles of rows.
+ *
+ * Rows do not depend on each other, so a thread takes a tile of them through all steps:
+ *
+ *     d, rows x k reals, ld apart, column k-1-s is step s:
+ *
+ *         [  w  w  w  w  w | t  t  t  t | d  d  d  d  d  d ]     w: weights that are still to come
+ *            steps to come    this block    steps done          d: w - q of those that are done
+ *
+ *     before = t's weights           t += d * (the factor's rows and columns in question)
+ *     block: t step by step to codes, t's place takes d
+ *
+ * A block is done for 16 rows at a time, a row in each lane of the compiler's vectors.
+ */
+#ifndef NIB_GPTQ_CPU_H
+#define NIB_GPTQ_CPU_H
+
+#include "gptq_tune_cpu.h"
+#include "kernels/packed.h"
+
+/* How codes are rounded. PLAIN: to nearest even, where a zero keeps its sign or has its input's. */
+enum { NIB_GPTQ_ANY, NIB_GPTQ_PLAIN, NIB_GPTQ_E2M1 };
+
+typedef struct nib_gptq_job {
+    const nib_gptq_request *request;
+    nib_tensor_math math;
+    int             f64, kind;
+    int             keep; /* PLAIN, E2M1: a zero keeps its sign */
+    int             by_hessian, fresh, full, divide;
+    int64_t         k, groups, ld; /* ld: not a power of two, which caches do not like */
+    int32_t        *segments;   /* where segments of steps begin, with k at the end */
+    double         *pivot_sq;   /* by column of d: R^2; and what was added to H's diagonal */
+    double         *extra;
+    double         *row_errors; /* of each row's plain rounding */
+    float           factor[256], step[256]; /* by scale byte: of nib_block_unit, nib_block_step */
+    float           element[256]; /* by code */
+} nib_gptq_job;
+
+/* What a thread has to itself. Sizes for tiles of NIB_GPTQ_ROWS. */
+typedef struct nib_gptq_scratch {
+    void    *d;       /* rows x ld reals */
+    void    *before;  /* rows x NIB_GPTQ_STEPS */
+    void    *a;       /* (j, k): A of the block's steps k and j, NIB_GPTQ_STEPS apart */
+    void    *h;       /* the Hessian of a block of inputs, NIB_MAX_BLOCK apart, both triangles */
+    void    *spare;   /* k reals */
+    uint8_t *codes;   /* rows x k, by step */
+    uint8_t *scales;  /* groups x NIB_GPTQ_ROWS */
+    double   error[NIB_GPTQ_ROWS];
+} nib_gptq_scratch;
+
+/* The loops that are compiled for each instruction set. rows: of the tile, those behind the last
+ * being whole lanes of anything finite. */
+typedef struct nib_gptq_loops {
+    /* Steps [first, last) of a tile, in the segments from *segment on, which moves on. */
+    void (*block)(const nib_gptq_job *job, nib_gptq_scratch *s, int rows, int64_t first,
+                  int64_t last, int64_t *segment);
+    /* Scales by the Hessian of weights that lie in d in their own order. */
+    void (*scales)(const nib_gptq_job *job, nib_gptq_scratch *s, int rows);
+} nib_gptq_loops;
+
+size_t nib_gptq_need_cpu(nib_real real, int64_t rows, int64_t k, int32_t threads);
+nib_status nib_gptq_measure_cpu(const nib_launch *launch, const nib_gptq_request *request,
+                                nib_gptq_sums *sums);
+nib_status nib_gptq_run(const nib_launch *launch, const nib_gptq_request *request,
+                        nib_gptq_sums *sums, const nib_gptq_loops *loops);
+
+nib_status nib_gptq_sweep_portable(const nib_launch *launch, const nib_gptq_request *request,
+                                   nib_gptq_sums *sums);
+nib_status nib_gptq_sweep_avx2(const nib_launch *launch, const nib_gptq_request *request,
+                               nib_gptq_sums *sums);
+nib_status nib_gptq_sweep_avx512(const nib_launch *launch, const nib_gptq_request *request,
+                                 nib_gptq_sums *sums);
+
+#endif

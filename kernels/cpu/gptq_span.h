@@ -1,0 +1,90 @@
+/* gptq_span.h: the sweep's inner loops, compiled for each instruction set: the compiler makes the
+ * vectors. Products and sums are not fused, so that every set gives the same bits. */
+#ifndef NIB_GPTQ_SPAN_H
+#define NIB_GPTQ_SPAN_H
+
+#include "gptq_cpu.h"
+
+typedef float float_lanes[NIB_GPTQ_LANES] __attribute__((aligned(64)));
+
+static inline __attribute__((always_inline)) void
+units_of(const nib_gptq_job *job, const uint8_t *bytes, float *factor, float *step)
+{
+#pragma omp simd
+    for (int l = 0; l < NIB_GPTQ_LANES; l++) {
+        factor[l] = job->factor[bytes[l]];
+        step[l] = job->step[bytes[l]];
+    }
+}
+
+/* nib_block_code and nib_block_value of finite x. kind: the job's, as a constant. */
+static inline __attribute__((always_inline)) void
+round_lanes(const nib_gptq_job *job, int kind, const float *x, const float *factor,
+            const float *step, uint8_t *code, float *value)
+{
+    const int divide = job->divide;
+    const nib_element_traits t =
+        nib_element_traits_of(kind == NIB_GPTQ_E2M1 ? NIB_EL_E2M1 : job->math.rules.element);
+    if (kind == NIB_GPTQ_ANY) {
+        for (int l = 0; l < NIB_GPTQ_LANES; l++) {
+            const nib_block_unit unit = { factor[l], divide };
+            code[l] = (uint8_t)nib_block_code(&job->math, unit, x[l], 0, 0);
+            value[l] = nib_block_value(job->math.rules.element, code[l], step[l]);
+        }
+        return;
+    }
+    const uint32_t keep = 0u - (uint32_t)job->keep;
+    float_lanes scaled;
+    uint32_t wide[NIB_GPTQ_LANES] __attribute__((aligned(64)));
+    if (divide)
+#pragma omp simd
+        for (int l = 0; l < NIB_GPTQ_LANES; l++) scaled[l] = x[l] / factor[l];
+    else
+#pragma omp simd
+        for (int l = 0; l < NIB_GPTQ_LANES; l++) scaled[l] = x[l] * factor[l];
+#pragma omp simd
+    for (int l = 0; l < NIB_GPTQ_LANES; l++) {
+        const uint32_t number = 0u - (uint32_t)!nib_is_nan(scaled[l]); /* 0 / 0 becomes 0 */
+        const uint32_t y = nib_bits_of(scaled[l]) & number, a = y & 0x7fffffffu;
+        float rounded;
+        const uint32_t magnitude = nib_round_nearest(t, nib_float_of(a), &rounded);
+        const uint32_t sign = y >> 31 & (keep | (uint32_t)(a != 0));
+        value[l] = nib_float_of(nib_bits_of(rounded) | sign << 31) * step[l];
+        wide[l] = magnitude | sign << (t.bits - 1);
+    }
+#pragma omp simd
+    for (int l = 0; l < NIB_GPTQ_LANES; l++) code[l] = (uint8_t)wide[l];
+}
+
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+
+#define REAL float
+#define NAME(x) x##_f32
+#include "gptq_lanes.h"
+#undef REAL
+#undef NAME
+#define REAL double
+#define NAME(x) x##_f64
+#include "gptq_lanes.h"
+#undef REAL
+#undef NAME
+
+static inline void gptq_block(const nib_gptq_job *job, nib_gptq_scratch *s, int rows, int64_t first,
+                              int64_t last, int64_t *segment)
+{
+    (job->f64 ? block_f64 : block_f32)(job, s, rows, first, last, *segment);
+    while (job->segments[*segment] < last) ++*segment;
+}
+
+static inline void gptq_scales(const nib_gptq_job *job, nib_gptq_scratch *s, int rows)
+{
+    (job->f64 ? scales_f64 : scales_f32)(job, s, rows);
+}
+
+#endif

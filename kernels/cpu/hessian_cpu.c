@@ -1,0 +1,210 @@
+/* hessian_cpu.c: sums of x x^T: tiles of the lower triangle, each by one thread's OpenBLAS. */
+#include "hessian_cpu.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blas_cpu.h"
+#include "gptq_tune_cpu.h"
+#include "kernels/gptq_order.h"
+#include "kernels/packed.h"
+
+nib_status nib_blas_needed(const nib_launch *launch)
+{
+    const char *const missing = nib_blas_missing();
+    if (!missing) return NIB_OK;
+    if (launch->why) snprintf(launch->why, NIB_WHY_BYTES, "%s", missing);
+    return NIB_ERR_UNSUPPORTED;
+}
+
+/* ---- X^T X ---- */
+
+/* Whether tokens are multiplied where they lie. */
+static int is_direct(const nib_hessian *h, nib_dtype dtype)
+{
+    return dtype == NIB_F32 && h->real == NIB_REAL_F32;
+}
+
+size_t nib_hessian_add_need_cpu(const nib_hessian *h, int64_t rows)
+{
+    const int64_t chunk = rows < NIB_HESSIAN_CHUNK ? rows : NIB_HESSIAN_CHUNK;
+    return (size_t)(chunk * h->k) * (h->real == NIB_REAL_F64 ? 8 : 4);
+}
+
+static void convert_row(const nib_matrix *x, int64_t row, int f64, void *to)
+{
+    const uint8_t *const from = (const uint8_t *)x->data
+                              + row * x->ld_elems * (x->dtype == NIB_F32 ? 4 : 2);
+    float *const f = to;
+    double *const d = to;
+    const uint16_t *const half = (const void *)from;
+    const float *const full = (const void *)from;
+    for (int64_t i = 0; i < x->cols; i++) {
+        const float value = x->dtype == NIB_F32 ? full[i]
+                          : x->dtype == NIB_BF16 ? nib_bf16_to_f32(half[i])
+                                                 : nib_f16_to_f32(half[i]);
+        if (f64) d[i] = (double)value;
+        else f[i] = value;
+    }
+}
+
+/* Tile t of the lower triangle, counted along its rows: *i >= *j. */
+static void tile_at(int64_t t, int64_t *i, int64_t *j)
+{
+    int64_t row = (int64_t)((sqrt(8.0 * (double)t + 1.0) - 1.0) / 2.0);
+    while (row * (row + 1) / 2 > t) row--;
+    while ((row + 1) * (row + 2) / 2 <= t) row++;
+    *i = row;
+    *j = t - row * (row + 1) / 2;
+}
+
+/* Tile t of h += x^T x, x rows x k reals. */
+static void add_tile(const nib_hessian *h, const void *x, int64_t rows, int64_t ld, int64_t t)
+{
+    const int f64 = h->real == NIB_REAL_F64;
+    int64_t i, j;
+    tile_at(t, &i, &j);
+    i *= NIB_HESSIAN_TILE;
+    j *= NIB_HESSIAN_TILE;
+    const int64_t m = h->k - i < NIB_HESSIAN_TILE ? h->k - i : NIB_HESSIAN_TILE;
+    void *const c = nib_real_at(h->data, f64, i, h->ld_elems, j);
+    if (i == j)
+        nib_blas_syrk(f64, 1, m, rows, 1.0, nib_real_at(x, f64, 0, ld, i), ld, c, h->ld_elems);
+    else
+        nib_blas_gemm(f64, 1, 0, m, NIB_HESSIAN_TILE, rows, 1.0, nib_real_at(x, f64, 0, ld, i), ld,
+                      nib_real_at(x, f64, 0, ld, j), ld, 1.0, c, h->ld_elems);
+}
+
+nib_status nib_hessian_add_cpu(const nib_launch *launch, const nib_matrix *x,
+                               nib_hessian_precision precision, const nib_hessian *h)
+{
+    (void)precision; /* TF32 allows rounding, and asks for none */
+    const nib_status status = nib_blas_needed(launch);
+    if (status != NIB_OK) return status;
+    const int f64 = h->real == NIB_REAL_F64, direct = is_direct(h, x->dtype);
+    const int64_t side = nib_ceil_div(h->k, NIB_HESSIAN_TILE), tiles = side * (side + 1) / 2;
+    nib_blas_enter();
+#pragma omp parallel num_threads(launch->threads)
+    for (int64_t row = 0; row < x->rows; row += NIB_HESSIAN_CHUNK) {
+        const int64_t left = x->rows - row, n = left < NIB_HESSIAN_CHUNK ? left : NIB_HESSIAN_CHUNK;
+        const void *from = nib_real_at(x->data, 0, row, x->ld_elems, 0);
+        const int64_t ld = direct ? x->ld_elems : h->k;
+        if (!direct) {
+            from = launch->workspace;
+#pragma omp for
+            for (int64_t r = 0; r < n; r++)
+                convert_row(x, row + r, f64, nib_real_at(from, f64, r, h->k, 0));
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t t = 0; t < tiles; t++) add_tile(h, from, n, ld, t);
+    }
+    nib_blas_leave();
+    if (h->tokens) *h->tokens = nib_tokens_sum(*h->tokens, (uint64_t)x->rows);
+    return NIB_OK;
+}
+
+/* ---- the rest ---- */
+
+nib_status nib_hessian_clear_cpu(const nib_launch *launch, const nib_hessian *h)
+{
+    const int f64 = h->real == NIB_REAL_F64;
+#pragma omp parallel for num_threads(launch->threads) schedule(static, 64)
+    for (int64_t i = 0; i < h->k; i++)
+        memset(nib_real_at(h->data, f64, i, h->ld_elems, 0), 0, (size_t)(i + 1) * (f64 ? 8 : 4));
+    if (h->tokens) *h->tokens = 0;
+    return NIB_OK;
+}
+
+nib_status nib_hessian_merge_cpu(const nib_launch *launch, const nib_hessian *from,
+                                 const nib_hessian *to)
+{
+    const int f64 = to->real == NIB_REAL_F64;
+#pragma omp parallel for num_threads(launch->threads) schedule(static, 64)
+    for (int64_t i = 0; i < to->k; i++) {
+        const void *const a = nib_real_at(from->data, f64, i, from->ld_elems, 0);
+        void *const b = nib_real_at(to->data, f64, i, to->ld_elems, 0);
+        for (int64_t j = 0; j <= i; j++) {
+            if (f64) ((double *)b)[j] += ((const double *)a)[j];
+            else ((float *)b)[j] += ((const float *)a)[j];
+        }
+    }
+    if (to->tokens)
+        *to->tokens = nib_tokens_sum(*to->tokens, from->tokens ? *from->tokens : UINT64_MAX);
+    return NIB_OK;
+}
+
+/* H_n times the n numbers that lie stride apart, Sylvester's. */
+static void butterflies(double *t, int n, int stride)
+{
+    for (int d = 1; d < n; d *= 2)
+        for (int i = 0; i < n; i++) {
+            if (i & d) continue;
+            const double a = t[i * stride], b = t[(i + d) * stride];
+            t[i * stride] = a + b;
+            t[(i + d) * stride] = a - b;
+        }
+}
+
+/* The block (i, j), j <= i: from both sides, in f64. */
+static void rotate_block(const nib_hessian *h, int n, int64_t i, int64_t j)
+{
+    const int f64 = h->real == NIB_REAL_F64;
+    double t[NIB_MAX_BLOCK * NIB_MAX_BLOCK];
+    for (int r = 0; r < n; r++)
+        for (int c = 0; c < n; c++) {
+            const int mirrored = i == j && c > r;
+            const int64_t row = i * n + (mirrored ? c : r), col = j * n + (mirrored ? r : c);
+            t[r * n + c] = nib_real_get(h->data, f64, row * h->ld_elems + col);
+        }
+    for (int r = 0; r < n; r++) butterflies(t + r * n, n, 1);
+    for (int c = 0; c < n; c++) butterflies(t + c, n, n);
+    for (int r = 0; r < n; r++)
+        for (int c = 0; c < n && (i != j || c <= r); c++)
+            nib_real_set(h->data, f64, (i * n + r) * h->ld_elems + j * n + c, t[r * n + c] / n);
+}
+
+nib_status nib_hessian_rotate_cpu(const nib_launch *launch, const nib_hessian *h, int32_t block)
+{
+    const int64_t side = h->k / block, blocks = side * (side + 1) / 2;
+#pragma omp parallel for num_threads(launch->threads) schedule(dynamic)
+    for (int64_t t = 0; t < blocks; t++) {
+        int64_t i, j;
+        tile_at(t, &i, &j);
+        rotate_block(h, block, i, j);
+    }
+    return NIB_OK;
+}
+
+nib_status nib_hessian_info_cpu(const nib_launch *launch, const nib_hessian *h,
+                                nib_hessian_info *info)
+{
+    double *const diag = malloc((size_t)(h->k ? h->k : 1) * sizeof *diag);
+    (void)launch;
+    if (!diag) return NIB_ERR_OUT_OF_MEMORY;
+    for (int64_t i = 0; i < h->k; i++) diag[i] = nib_hessian_diag(h, i);
+    nib_hessian_info_of(diag, h->k, h->tokens ? *h->tokens : UINT64_MAX, info);
+    free(diag);
+    return NIB_OK;
+}
+
+nib_status nib_find_nonfinite_cpu(const nib_launch *launch, const nib_matrix *m, int64_t at[2])
+{
+    (void)launch;
+    at[0] = at[1] = -1;
+    for (int64_t row = 0; row < m->rows; row++) {
+        const int64_t first = row * m->ld_elems;
+        for (int64_t col = 0; col < m->cols; col++) {
+            const uint16_t *const half = m->data;
+            const float x = m->dtype == NIB_F32 ? ((const float *)m->data)[first + col]
+                          : m->dtype == NIB_BF16 ? nib_bf16_to_f32(half[first + col])
+                                                 : nib_f16_to_f32(half[first + col]);
+            if (nib_magnitude_bits(x) < NIB_F32_INF_BITS) continue;
+            at[0] = row;
+            at[1] = col;
+            return NIB_OK;
+        }
+    }
+    return NIB_OK;
+}
