@@ -11,7 +11,11 @@
 #include "internal.h"
 #include "trace.h"
 
-enum { OPTIONS_V1 = sizeof(nib_checkpoint_options) };
+enum {
+    OPTIONS_V1 = offsetof(nib_checkpoint_options, gptq),
+    GPTQ_V1 = sizeof(nib_checkpoint_gptq),
+    FACTOR_V1 = sizeof(nib_gptq_factor_options)
+};
 
 static double seconds_now(void)
 {
@@ -30,12 +34,32 @@ static nib_status check_cpu(const nib_exec *exec, const char *what)
     return NIB_OK;
 }
 
+static nib_status check_gptq(const nib_checkpoint_options *o, const char *what)
+{
+    const nib_checkpoint_gptq *g = o->gptq;
+    NIB_REQUIRE(g->size >= GPTQ_V1, NIB_ERR_ARGUMENT,
+                "%s: gptq->size is %u, at least %d is needed", what, g->size, (int)GPTQ_V1);
+    NIB_REQUIRE(!g->hessians != !g->inputs, NIB_ERR_ARGUMENT,
+                "%s: either gptq->hessians or gptq->inputs is needed", what);
+    NIB_REQUIRE(!g->factor || g->factor->size >= FACTOR_V1, NIB_ERR_ARGUMENT,
+                "%s: gptq->factor->size is %u, at least %d is needed", what, g->factor->size,
+                (int)FACTOR_V1);
+    NIB_REQUIRE((unsigned)g->scales <= NIB_GPTQ_SCALES_HESSIAN_FULL, NIB_ERR_ARGUMENT,
+                "%s: unknown gptq->scales %d", what, (int)g->scales);
+    NIB_REQUIRE(g->real_bits == 0 || g->real_bits == 32 || g->real_bits == 64, NIB_ERR_ARGUMENT,
+                "%s: gptq->real_bits is %d, not 0, 32 or 64", what, g->real_bits);
+    const int32_t r = g->rotate;
+    NIB_REQUIRE(r == 0 || r == 16 || r == 32 || r == 64 || r == 128, NIB_ERR_ARGUMENT,
+                "%s: gptq->rotate is %d, not 0, 16, 32, 64 or 128", what, r);
+    NIB_REQUIRE(!r || g->all, NIB_ERR_ARGUMENT, "%s: gptq->rotate needs gptq->all", what);
+    NIB_REQUIRE(o->rounding == NIB_ROUND_NEAREST, NIB_ERR_UNSUPPORTED,
+                "%s: GPTQ rounds to nearest, not stochastically", what);
+    return NIB_OK;
+}
+
 static nib_status check_options(const nib_checkpoint_options *o)
 {
     const char *what = "checkpoint_quantize";
-    NIB_REQUIRE(o, NIB_ERR_ARGUMENT, "%s: options is NULL", what);
-    NIB_REQUIRE(o->size >= OPTIONS_V1, NIB_ERR_ARGUMENT,
-                "%s: options->size is %u, at least %d is needed", what, o->size, (int)OPTIONS_V1);
     NIB_REQUIRE(nib_target_get(o->export_as), NIB_ERR_ARGUMENT, "%s: unknown export %d", what,
                 (int)o->export_as);
     NIB_REQUIRE(nib_format_is_valid(o->format), NIB_ERR_ARGUMENT, "%s: %#x is not a format", what,
@@ -62,7 +86,7 @@ static nib_status check_options(const nib_checkpoint_options *o)
         NIB_REQUIRE(o->include[i], NIB_ERR_ARGUMENT, "%s: include[%zu] is NULL", what, i);
     for (size_t i = 0; i < o->n_exclude; i++)
         NIB_REQUIRE(o->exclude[i], NIB_ERR_ARGUMENT, "%s: exclude[%zu] is NULL", what, i);
-    return NIB_OK;
+    return o->gptq ? check_gptq(o, what) : NIB_OK;
 }
 
 static nib_status planned_report(const nib_plan *plan, nib_format format,
@@ -80,6 +104,7 @@ static nib_status planned_report(const nib_plan *plan, nib_format format,
         const char *type = !item->quantize     ? nib_tensor_type_get(item->stored)->name
                          : format == NIB_NVFP4 ? "NVFP4" : "MXFP4";
         NIB_TRY(nib_report_tensor(r, i, item->src, type, bytes, item->quantize));
+        if (item->hessian.tensor) NIB_TRY(nib_report_gptq(r, i, &item->hessian));
     }
     return NIB_OK;
 }
@@ -111,8 +136,14 @@ nib_status nib_checkpoint_quantize(const nib_exec *exec, const char *src, const 
     if (report) *report = NULL;
     const double start = seconds_now();
     NIB_TRY(check_cpu(exec, "checkpoint_quantize"));
-    NIB_TRY(check_options(options));
-    NIB_REQUIRE(src && (dst || options->dry_run), NIB_ERR_ARGUMENT,
+    NIB_REQUIRE(options, NIB_ERR_ARGUMENT, "checkpoint_quantize: options is NULL");
+    NIB_REQUIRE(options->size >= OPTIONS_V1, NIB_ERR_ARGUMENT,
+                "checkpoint_quantize: options->size is %u, at least %d is needed", options->size,
+                (int)OPTIONS_V1);
+    nib_checkpoint_options o = { .size = sizeof o };
+    memcpy(&o, options, options->size < sizeof o ? OPTIONS_V1 : sizeof o);
+    NIB_TRY(check_options(&o));
+    NIB_REQUIRE(src && (dst || o.dry_run), NIB_ERR_ARGUMENT,
                 "checkpoint_quantize: src or dst is NULL");
     nib_model *model = NULL;
     nib_plan *plan = NULL;
@@ -123,10 +154,9 @@ nib_status nib_checkpoint_quantize(const nib_exec *exec, const char *src, const 
                           "already (%s); start from the original", src, model->quant);
     if (status == NIB_OK && dst && nib_model_is_at(model, dst))
         status = nib_fail(NIB_ERR_EXISTS, "%s: is the model that is read; it is not replaced", dst);
-    if (status == NIB_OK) status = nib_plan_make(model, options, &plan);
-    if (status == NIB_OK) status = planned_report(plan, options->format, &made);
-    if (status == NIB_OK && !options->dry_run)
-        status = write_output(exec, model, dst, options, plan, made);
+    if (status == NIB_OK) status = nib_plan_make(model, &o, &plan);
+    if (status == NIB_OK) status = planned_report(plan, o.format, &made);
+    if (status == NIB_OK && !o.dry_run) status = write_output(exec, model, dst, &o, plan, made);
     nib_plan_free(plan);
     nib_model_close(model);
     if (made) made->seconds = seconds_now() - start;

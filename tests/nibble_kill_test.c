@@ -147,10 +147,10 @@ NIB_TEST(NibbleKill, InterruptedRunSaysHowToGoOn)
     char text[2048] = "";
     REQUIRE(begin(), "the undisturbed run failed");
     int status = 0;
-    for (int i = 0; i < 30 && (status != 1 || !journal_steps()); i++) { /* hit in its work */
+    for (int i = 0; i < 200 && (status != 1 || !journal_steps()); i++) { /* hit in its work */
         temp_dir_remove_at(dst);
         const pid_t child = start(dst, NULL);
-        pause_for(seconds_whole * (0.3 + 0.02 * (i % 25)));
+        pause_for(seconds_whole * (0.3 + 0.02 * (i % 40)));
         kill(child, i % 2 ? SIGTERM : SIGINT);
         status = tool_wait(child, NULL);
     }

@@ -4,6 +4,8 @@
  *   panel --amax--> A of the unit            first pass, formats with a tensor scale only
  *   panel --quantize--> codes, scales, statistics --> file
  *                       a backend takes the statistics in the same step, or next, from the cache
+ *
+ * A tensor that has a Hessian is one panel, quantized by nib_solver.
  */
 #include "host/io/convert.h"
 
@@ -15,6 +17,7 @@
 #include <time.h>
 
 #include "host/io/panels.h"
+#include "host/io/solver.h"
 
 enum { COPY_BYTES = 8 << 20 };
 
@@ -25,11 +28,13 @@ typedef struct converter {
     nib_output_data             **files;  /* one per plan->files */
     nib_checkpoint_report        *report;
     nib_panel_pool                pool;
+    nib_solver                   *solver; /* NULL: nothing has a Hessian */
     nib_progress                  progress;
     /* of the tensor at work */
     nib_dtype                     dtype;  /* of its panels */
     float                         amax;
     nib_tensor_report            *tensor;
+    nib_tensor_gptq              *gptq;   /* NULL: without a Hessian */
 } converter;
 
 static double now(void)
@@ -50,6 +55,11 @@ static nib_status tick(converter *c, nib_stage stage, const nib_plan_item *item,
     return NIB_OK;
 }
 
+static int32_t rotation(const converter *c)
+{
+    return c->options->gptq ? c->options->gptq->rotate : 0;
+}
+
 /* The dtype all of a unit's panels have: the sources' own if they agree and lie ready, else
  * f32. compressed-tensors computes in the weights' dtype, where half precision overflows its
  * global scale to 1: f16 is widened there, as a careful user of that package does. */
@@ -59,27 +69,34 @@ static nib_dtype unit_dtype(const converter *c, const nib_plan_unit *unit)
     for (size_t i = 0; i < unit->count; i++) {
         const nib_plan_item *item = &c->plan->items[c->plan->order[unit->first + i]];
         nib_dtype dtype;
-        if (item->order.to_gguf_heads || !nib_logical_in_place(item->src, &dtype)) return NIB_F32;
+        if (item->order.to_gguf_heads || rotation(c) || !nib_logical_in_place(item->src, &dtype))
+            return NIB_F32;
         if (i > 0 && dtype != first) return NIB_F32;
         first = dtype;
     }
     return c->plan->target->stores_encode && first == NIB_F16 ? NIB_F32 : first;
 }
 
-/* The panel's rows, where they lie or decoded into its buffer. */
+/* The panel's rows, where they lie or decoded into its buffer; rotated ones are in its buffer. */
 static nib_status load(const converter *c, const nib_panel *p, nib_matrix *m)
 {
     const nib_logical *t = p->item->src;
+    const nib_transform rotated = { .size = sizeof rotated, .hadamard = rotation(c) };
     nib_dtype own;
     const uint8_t *in_place = p->item->order.to_gguf_heads ? NULL : nib_logical_in_place(t, &own);
     if (in_place && own == c->dtype) {
         const int64_t bytes = own == NIB_F32 ? 4 : 2;
         *m = (nib_matrix){ (void *)(uintptr_t)(in_place + p->first * t->cols * bytes), own, p->n,
                            t->cols, t->cols };
-        return NIB_OK;
+    } else {
+        float *rows = rotated.hadamard ? (float *)(void *)p->buffers->blocks : p->buffers->rows;
+        *m = (nib_matrix){ rows, NIB_F32, p->n, t->cols, t->cols };
+        NIB_TRY(nib_logical_read(p->exec, t, p->item->order, p->first, p->n, rows));
     }
+    if (!rotated.hadamard) return NIB_OK;
+    const nib_matrix plain = *m;
     *m = (nib_matrix){ p->buffers->rows, NIB_F32, p->n, t->cols, t->cols };
-    return nib_logical_read(p->exec, t, p->item->order, p->first, p->n, p->buffers->rows);
+    return nib_transform_apply(p->exec, &rotated, &plain, m);
 }
 
 /* Position of the first NaN or Inf of a panel, for the error's text. */
@@ -179,13 +196,14 @@ static nib_status quantize_work(void *context, const nib_panel *p, nib_panel_res
         .scale_layout = NIB_SCALES_LINEAR, .rows = p->n, .cols = m.cols,
         .codes = p->buffers->codes, .ld_codes_bytes = nib_codes_row_bytes(o->format, m.cols),
         .scales = p->buffers->scales, .tensor_scale = has_tensor_scale ? &tensor_scale : NULL };
-    const int in_one = nib_has_quantize_measured(p->exec);
+    const int in_one = !c->gptq && nib_has_quantize_measured(p->exec);
     double t1 = 0;
     result->error.without_counts = !o->counts;
     if (in_one) {
         NIB_TRY(nib_quantize_measured(p->exec, &m, &options, &packed, &result->error));
     } else {
-        NIB_TRY(nib_quantize(p->exec, &m, &options, &packed));
+        NIB_TRY(c->gptq ? nib_solver_quantize(c->solver, p->item, &m, &options, &packed, c->gptq)
+                        : nib_quantize(p->exec, &m, &options, &packed));
         t1 = now();
         NIB_TRY(nib_quantize_stats(p->exec, &m, &packed, &result->error));
     }
@@ -214,11 +232,29 @@ static nib_status quantize_merge(void *context, const nib_panel *p,
                 t->bytes * (uint64_t)p->n / (uint64_t)(t->rows ? t->rows : 1));
 }
 
+/* The whole tensor as one panel, in all threads. */
+static nib_status quantize_whole(converter *c, const nib_plan_item *item)
+{
+    nib_panel_buffers buffers = { 0 };
+    const nib_panel whole = { nib_solver_exec(c->solver), &buffers, item, 0, item->src->rows };
+    nib_panel_result result = { .error.size = sizeof result.error };
+    nib_status status = nib_panel_buffers_alloc(&buffers, item->src->rows * item->src->cols);
+    if (status != NIB_OK)
+        nib_fail(status, "%s: no memory for %lld x %lld elements at once", item->src->name,
+                 (long long)item->src->rows, (long long)item->src->cols);
+    if (status == NIB_OK) status = quantize_work(c, &whole, &result);
+    result.seconds_write *= c->pool.threads; /* the others waited */
+    if (status == NIB_OK) status = quantize_merge(c, &whole, &result);
+    nib_panel_buffers_free(&buffers);
+    return status;
+}
+
 static nib_status quantize_item(converter *c, const nib_plan_item *item)
 {
     const nib_checkpoint_options *o = c->options;
     c->tensor->error.without_counts = !o->counts;
-    NIB_TRY(nib_panels_run(&c->pool, item, quantize_work, quantize_merge, c));
+    NIB_TRY(c->gptq ? quantize_whole(c, item)
+                    : nib_panels_run(&c->pool, item, quantize_work, quantize_merge, c));
     if (item->out[NIB_ROLE_TENSOR_SCALE] < 0) return NIB_OK;
     float encode, decode;
     NIB_TRY(nib_tensor_scale(o->format, &c->plan->rules, o->scale_choice, c->dtype, c->amax,
@@ -286,39 +322,50 @@ static nib_status copy_item(converter *c, const nib_plan_item *item)
 
 /* ---- the journal: what a restart need not do again ---- */
 
-static void step_text(const nib_tensor_report *r, char *text, size_t bytes)
+static void step_text(const nib_tensor_report *r, const nib_tensor_gptq *gptq, char *text,
+                      size_t bytes)
 {
     const nib_quantize_report *e = &r->error;
-    snprintf(text, bytes, "%s %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %a %a %a %a",
-             r->name, e->elements, e->nonfinite, e->flushed, e->saturated, e->max_error,
-             e->sum_sq_error, e->sum_sq, (double)r->tensor_scale);
+    const int n = snprintf(text, bytes,
+                           "%s %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %a %a %a %a",
+                           r->name, e->elements, e->nonfinite, e->flushed, e->saturated,
+                           e->max_error, e->sum_sq_error, e->sum_sq, (double)r->tensor_scale);
+    if (gptq && n > 0 && (size_t)n < bytes) nib_solver_to_text(gptq, text + n, bytes - (size_t)n);
+}
+
+static nib_tensor_gptq *gptq_of(const converter *c, size_t i)
+{
+    return c->report->gptq ? c->report->gptq[i] : NULL;
 }
 
 /* 1 if the journal has the tensor; its figures then come from there. */
-static int step_done(const converter *c, nib_tensor_report *r)
+static int step_done(const converter *c, size_t i)
 {
+    nib_tensor_report *r = &c->report->tensors[i];
     const char *rest = nib_output_step(c->out, r->name);
     if (!rest) return 0;
     nib_quantize_report *e = &r->error;
     double scale;
-    if (sscanf(rest, "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %la %la %la %la",
+    int n = 0;
+    if (sscanf(rest, "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %la %la %la %la%n",
                &e->elements, &e->nonfinite, &e->flushed, &e->saturated, &e->max_error,
-               &e->sum_sq_error, &e->sum_sq, &scale) != 8)
+               &e->sum_sq_error, &e->sum_sq, &scale, &n) != 8)
         return 0;
     r->tensor_scale = (float)scale;
-    return 1;
+    return !gptq_of(c, i) || nib_solver_from_text(rest + n, gptq_of(c, i));
 }
 
 static nib_status run_item(converter *c, size_t i)
 {
     const nib_plan_item *item = &c->plan->items[c->plan->order[i]];
     nib_tensor_report *r = c->tensor = &c->report->tensors[i];
-    if (step_done(c, r)) {
+    c->gptq = gptq_of(c, i);
+    if (step_done(c, i)) {
         NIB_TRY(tick(c, NIB_STAGE_COPY, item, item->src->bytes));
     } else {
-        char text[1024];
+        char text[1536];
         NIB_TRY(item->quantize ? quantize_item(c, item) : copy_item(c, item));
-        step_text(r, text, sizeof text);
+        step_text(r, c->gptq, text, sizeof text);
         NIB_TRY(nib_output_done(c->out, text));
     }
     c->report->nonfinite += r->error.nonfinite;
@@ -333,7 +380,7 @@ static nib_status run_unit(converter *c, const nib_plan_unit *unit)
     const nib_plan *plan = c->plan;
     const size_t end = unit->first + unit->count;
     int todo = 0;
-    for (size_t i = unit->first; i < end; i++) todo |= !step_done(c, &c->report->tensors[i]);
+    for (size_t i = unit->first; i < end; i++) todo |= !step_done(c, i);
     c->dtype = unit_dtype(c, unit);
     c->amax = 0.0f;
     if (todo && nib_format_has_tensor_scale(c->options->format)
@@ -358,6 +405,7 @@ nib_status nib_convert_run(const nib_exec *exec, const nib_checkpoint_options *o
         if (t->rows > 0 && t->cols > max_cols) max_cols = t->cols; /* 0 x 2^62 needs none */
     }
     nib_status status = nib_panel_pool_open(exec, max_cols, &c.pool);
+    if (status == NIB_OK && options->gptq) status = nib_solver_open(exec, options, &c.solver);
     report->threads = c.pool.threads;
     if (!c.files) status = nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory for the files");
     const double start = now();
@@ -371,6 +419,7 @@ nib_status nib_convert_run(const nib_exec *exec, const nib_checkpoint_options *o
     for (size_t i = 0; i < plan->n_units && status == NIB_OK; i++)
         status = run_unit(&c, &plan->units[i]);
     nib_panel_pool_close(&c.pool);
+    nib_solver_close(c.solver);
     free(c.files);
     return status;
 }

@@ -142,6 +142,10 @@ nib_status nib_folder_finish(const nib_model *model, const nib_checkpoint_option
     }
     NIB_TRY(config_files(model, o, plan, out));
     NIB_TRY(index_file(plan, out));
+    if (o->gptq && o->gptq->rotate)
+        NIB_TRY(nib_folder_json(out, NIB_ROTATION_FILE,
+                                json_pack("{s:i,s:s}", "hadamard", o->gptq->rotate, "needs",
+                                          NIB_ROTATION_NEEDS)));
     if (!o->shards) return NIB_OK;
     return nib_folder_json(out, NIB_PART_FILE,
                            json_pack("{s:i,s:i,s:s}", NIB_PART_SHARD, o->shard, NIB_PART_SHARDS,

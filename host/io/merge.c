@@ -18,7 +18,7 @@ typedef struct part {
     const char *path;
     nib_model  *model;
     int64_t     shard, shards;
-    char        run[160];
+    char        run[sizeof(((nib_plan *)0)->run)];
 } part;
 
 static nib_status read_gguf_part(part *p)

@@ -5,6 +5,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+nib_status nib_panel_buffers_alloc(nib_panel_buffers *b, int64_t elems)
+{
+    b->rows = malloc((size_t)elems * sizeof *b->rows);
+    b->codes = malloc((size_t)elems);
+    b->scales = malloc((size_t)elems / 8 + 1);
+    b->blocks = malloc((size_t)elems * 4);
+    const int ok = b->rows && b->codes && b->scales && b->blocks;
+    return ok || !elems ? NIB_OK : NIB_ERR_OUT_OF_MEMORY;
+}
+
+void nib_panel_buffers_free(nib_panel_buffers *b)
+{
+    free(b->rows);
+    free(b->codes);
+    free(b->scales);
+    free(b->blocks);
+    *b = (nib_panel_buffers){ 0 };
+}
+
 nib_status nib_panel_pool_open(const nib_exec *exec, int64_t max_cols, nib_panel_pool *pool)
 {
     *pool = (nib_panel_pool){ .threads = exec->threads > 0 ? exec->threads : nib_cpu_max_threads(),
@@ -15,14 +34,8 @@ nib_status nib_panel_pool_open(const nib_exec *exec, int64_t max_cols, nib_panel
     pool->buffers = calloc((size_t)pool->threads, sizeof *pool->buffers);
     pool->results = calloc(NIB_PANEL_BATCH, sizeof *pool->results);
     nib_status status = pool->buffers && pool->results ? NIB_OK : NIB_ERR_OUT_OF_MEMORY;
-    for (int32_t i = 0; i < pool->threads && status == NIB_OK; i++) {
-        nib_panel_buffers *b = &pool->buffers[i];
-        b->rows = malloc((size_t)pool->elems * sizeof *b->rows);
-        b->codes = malloc((size_t)pool->elems);
-        b->scales = malloc((size_t)pool->elems / 8 + 1);
-        b->blocks = malloc((size_t)pool->elems * 4);
-        if (!b->rows || !b->codes || !b->scales || !b->blocks) status = NIB_ERR_OUT_OF_MEMORY;
-    }
+    for (int32_t i = 0; i < pool->threads && status == NIB_OK; i++)
+        status = nib_panel_buffers_alloc(&pool->buffers[i], pool->elems);
     NIB_REQUIRE(status == NIB_OK, status, "no memory for %d panels of %lld elements",
                 pool->threads, (long long)pool->elems);
     return NIB_OK;
@@ -31,12 +44,8 @@ nib_status nib_panel_pool_open(const nib_exec *exec, int64_t max_cols, nib_panel
 void nib_panel_pool_close(nib_panel_pool *pool)
 {
     nib_workers_close(pool->workers);
-    for (int32_t i = 0; pool->buffers && i < pool->threads; i++) {
-        free(pool->buffers[i].rows);
-        free(pool->buffers[i].codes);
-        free(pool->buffers[i].scales);
-        free(pool->buffers[i].blocks);
-    }
+    for (int32_t i = 0; pool->buffers && i < pool->threads; i++)
+        nib_panel_buffers_free(&pool->buffers[i]);
     free(pool->buffers);
     free(pool->results);
 }

@@ -45,6 +45,10 @@ typedef struct nib_panel_pool {
     nib_panel_result  *results; /* of a batch */
 } nib_panel_pool;
 
+/* Room for so many elements. NIB_ERR_OUT_OF_MEMORY: what there is belongs to buffers_free. */
+nib_status nib_panel_buffers_alloc(nib_panel_buffers *buffers, int64_t elems);
+void       nib_panel_buffers_free(nib_panel_buffers *buffers);
+
 /* Threads as exec says, and buffers for tensors of up to max_cols columns. */
 nib_status nib_panel_pool_open(const nib_exec *exec, int64_t max_cols, nib_panel_pool *pool);
 void       nib_panel_pool_close(nib_panel_pool *pool);

@@ -163,40 +163,72 @@ static uint64_t mix(uint64_t h, const void *data, size_t bytes)
     return h;
 }
 
-/* Size and, for a restart, time of last change of the source's files. Parts may be made from
- * copies on several machines, whose times differ. */
-static uint64_t mix_files(uint64_t h, const nib_model *model, int with_times)
+static uint64_t mix_file(uint64_t h, const char *path, int with_times)
 {
-    const size_t n = model->is_gguf ? 1 : nib_safetensors_files(model->st);
-    for (size_t i = 0; i < n; i++) {
-        const char *path = model->is_gguf ? model->gguf_path : nib_safetensors_path(model->st, i);
-        struct stat st;
-        if (stat(path, &st)) continue;
-        h = mix(h, &st.st_size, sizeof st.st_size);
-        if (!with_times) continue;
-        h = mix(h, &st.st_mtim.tv_sec, sizeof st.st_mtim.tv_sec);
-        h = mix(h, &st.st_mtim.tv_nsec, sizeof st.st_mtim.tv_nsec);
-    }
+    struct stat st;
+    if (stat(path, &st)) return h;
+    h = mix(h, &st.st_size, sizeof st.st_size);
+    if (!with_times) return h;
+    h = mix(h, &st.st_mtim.tv_sec, sizeof st.st_mtim.tv_sec);
+    return mix(h, &st.st_mtim.tv_nsec, sizeof st.st_mtim.tv_nsec);
+}
+
+static uint64_t mix_safetensors(uint64_t h, const nib_safetensors *st, int with_times)
+{
+    for (size_t i = 0; i < nib_safetensors_files(st); i++)
+        h = mix_file(h, nib_safetensors_path(st, i), with_times);
     return h;
 }
 
-/* Some weights of each file, which tell models of one shape apart. */
+/* Size and, for a restart, time of last change of the files that are read. Parts may be made from
+ * copies on several machines, whose times differ. */
+static uint64_t mix_files(uint64_t h, const nib_model *model, const nib_plan *plan,
+                          int with_times)
+{
+    h = model->is_gguf ? mix_file(h, model->gguf_path, with_times)
+                       : mix_safetensors(h, model->st, with_times);
+    for (size_t i = 0; i < plan->hessians.count; i++)
+        h = mix_safetensors(h, plan->hessians.files[i], with_times);
+    return h;
+}
+
+/* Some bytes of a tensor, which tell files of one shape apart. */
+static uint64_t mix_sample(uint64_t h, const nib_tensor *t)
+{
+    return mix(h, t->data, t->bytes < SAMPLE_BYTES ? t->bytes : SAMPLE_BYTES);
+}
+
+/* Of each file's weights, and each Hessian. */
 static uint64_t mix_weights(uint64_t h, const nib_plan *plan)
 {
     int32_t file = -1;
     for (size_t i = 0; i < plan->n_items; i++) {
         const nib_tensor *t = plan->items[i].src->tensor;
+        if (plan->items[i].hessian.tensor) h = mix_sample(h, plan->items[i].hessian.tensor);
         if (t->file == file || !t->bytes) continue;
         file = t->file;
-        h = mix(h, t->data, t->bytes < SAMPLE_BYTES ? t->bytes : SAMPLE_BYTES);
+        h = mix_sample(h, t);
     }
     return h;
+}
+
+/* "gptq=..." with all that decides its bytes but the Hessians; "" without it. */
+static void gptq_text(const nib_checkpoint_gptq *g, char *text, size_t bytes)
+{
+    const nib_gptq_factor_options none = { .size = sizeof none };
+    const nib_gptq_factor_options *f = g && g->factor ? g->factor : &none;
+    text[0] = '\0';
+    if (g)
+        snprintf(text, bytes, "gptq=%s,order%d,scales%d,damping%g..%g,guard%d,f%d,rotate%d ",
+                 g->inputs ? "inputs" : "hessians", (int)f->order, (int)g->scales, f->damping,
+                 f->most_damping, !g->without_guard, g->real_bits, g->rotate);
 }
 
 static void make_fingerprint(const nib_model *model, const nib_checkpoint_options *o,
                              nib_plan *plan)
 {
-    uint64_t h = mix_files(0xcbf29ce484222325u, model, 0);
+    char gptq[112];
+    uint64_t h = mix_files(0xcbf29ce484222325u, model, plan, 0);
     for (size_t i = 0; i < plan->n_items; i++) {
         const nib_plan_item *item = &plan->items[i];
         h = mix(h, item->src->name, strlen(item->src->name) + 1);
@@ -204,18 +236,21 @@ static void make_fingerprint(const nib_model *model, const nib_checkpoint_option
         h = mix(h, &item->src->tensor->type, sizeof item->src->tensor->type);
         h = mix(h, &item->src->tensor->offset, sizeof item->src->tensor->offset);
         h = mix(h, &item->quantize, sizeof item->quantize);
+        if (item->hessian.tensor)
+            h = mix(h, item->hessian.tensor->name, strlen(item->hessian.tensor->name) + 1);
     }
     if (!o->dry_run) h = mix_weights(h, plan);
     h = mix(h, &plan->rules, sizeof plan->rules);
     h = mix(h, &o->seed, sizeof o->seed);
     h = mix(h, &o->keep_dtype, sizeof o->keep_dtype);
     h = mix(h, &o->max_file_bytes, sizeof o->max_file_bytes);
+    gptq_text(o->gptq, gptq, sizeof gptq);
     snprintf(plan->run, sizeof plan->run,
-             "export=%s format=%x scale_choice=%d rounding=%d nonfinite=%d "
+             "export=%s format=%x scale_choice=%d rounding=%d nonfinite=%d %s"
              "source_and_options=%016llx", plan->target->name, o->format, (int)o->scale_choice,
-             (int)o->rounding, (int)o->nonfinite, (unsigned long long)h);
+             (int)o->rounding, (int)o->nonfinite, gptq, (unsigned long long)h);
     snprintf(plan->fingerprint, sizeof plan->fingerprint, "shard=%d/%d %s files=%016llx",
-             o->shard, o->shards, plan->run, (unsigned long long)mix_files(h, model, 1));
+             o->shard, o->shards, plan->run, (unsigned long long)mix_files(h, model, plan, 1));
 }
 
 static nib_status add_item(const nib_checkpoint_options *o, nib_plan *plan, const nib_logical *t,
@@ -262,6 +297,7 @@ nib_status nib_plan_make(const nib_model *model, const nib_checkpoint_options *o
         status = nib_rules_fill(plan->target->preset(o->format), o->format, &plan->rules);
     if (status == NIB_OK) status = nib_plan_cross(model, o, plan);
     if (status == NIB_OK) status = make_items(model, o, plan);
+    if (status == NIB_OK) status = nib_plan_gptq(o, plan);
     if (status == NIB_OK) status = make_units(o, plan);
     if (status == NIB_OK) {
         make_fingerprint(model, o, plan);
@@ -284,6 +320,7 @@ void nib_plan_free(nib_plan *plan)
         free(plan->files[i].outs);
         nib_file_layout_free(&plan->files[i].layout);
     }
+    nib_hessian_table_close(&plan->hessians);
     json_decref(plan->ignore);
     nib_gguf_meta_free(plan->meta);
     nib_text_files_free(&plan->texts);

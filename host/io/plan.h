@@ -8,6 +8,7 @@
 #ifndef NIB_PLAN_H
 #define NIB_PLAN_H
 
+#include "host/io/hessian_table.h"
 #include "host/io/target.h"
 
 /* Keys of a part's GGUF metadata, and of nibble_part.json in a part's folder. */
@@ -15,6 +16,12 @@
 #define NIB_PART_SHARDS "nibble.part.shards"
 #define NIB_PART_RUN    "nibble.part.run"
 #define NIB_PART_FILE   "nibble_part.json"
+
+/* What an output of rotated weights says. */
+#define NIB_ROTATION_FILE  "nibble_rotation.json"
+#define NIB_ROTATION_KEY   "nibble.rotation"
+#define NIB_ROTATION_NEEDS "inputs of every quantized layer rotated by the same block Hadamard " \
+                           "transform, H / sqrt(block); without it the outputs are wrong"
 
 typedef struct nib_out_tensor {
     nib_tensor_spec spec;   /* name owned by the plan */
@@ -29,6 +36,7 @@ typedef struct nib_plan_item {
     nib_row_order      order;      /* of the rows that are written */
     int64_t            out[NIB_ROLES]; /* index into outs, -1: no such part */
     uint64_t           random_offset;  /* counter of its first element's random word */
+    nib_hessian_entry  hessian;        /* tensor NULL: plain rounding */
 } nib_plan_item;
 
 /* Items that share one tensor scale. */
@@ -64,9 +72,10 @@ typedef struct nib_plan {
     nib_tensor        made_tensor;
     void             *made_data;
     nib_text_files    texts;   /* small files made from GGUF's metadata */
+    nib_hessian_table hessians;
     uint64_t          source_bytes; /* of this shard's items */
-    char              run[160];         /* names source and options: what all parts share */
-    char              fingerprint[224]; /* the same and the part: what a restart must share */
+    char              run[240];         /* names source and options: what all parts share */
+    char              fingerprint[304]; /* the same and the part: what a restart must share */
 } nib_plan;
 
 nib_status nib_plan_make(const nib_model *model, const nib_checkpoint_options *options,
@@ -77,6 +86,8 @@ void       nib_plan_free(nib_plan *plan);
 nib_status nib_plan_cross(const nib_model *model, const nib_checkpoint_options *options,
                           nib_plan *plan);
 nib_status nib_plan_cross_items(const nib_checkpoint_options *options, nib_plan *plan);
+/* plan_gptq.c: */
+nib_status nib_plan_gptq(const nib_checkpoint_options *options, nib_plan *plan);
 /* plan_files.c: */
 nib_status nib_plan_files(const nib_checkpoint_options *options, nib_plan *plan);
 /* Lays out one file from plan->outs; file->outs and n_outs are set. */

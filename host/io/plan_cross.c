@@ -57,6 +57,11 @@ static nib_status finish_meta(const nib_checkpoint_options *o, nib_plan *plan)
         NIB_TRY(nib_gguf_set_u32(plan->meta, "general.file_type", type));
         NIB_TRY(nib_gguf_set_u32(plan->meta, "general.quantization_version", 2));
     }
+    if (o->gptq && o->gptq->rotate) {
+        const char *needs = NIB_ROTATION_NEEDS;
+        NIB_TRY(nib_gguf_set_u32(plan->meta, NIB_ROTATION_KEY, (uint32_t)o->gptq->rotate));
+        NIB_TRY(nib_gguf_set_str(plan->meta, NIB_ROTATION_KEY ".needs", needs, strlen(needs)));
+    }
     if (!o->shards) return NIB_OK;
     NIB_TRY(nib_gguf_set_u32(plan->meta, NIB_PART_SHARD, (uint32_t)o->shard));
     NIB_TRY(nib_gguf_set_u32(plan->meta, NIB_PART_SHARDS, (uint32_t)o->shards));

@@ -60,6 +60,22 @@ nib_status nib_report_tensor(nib_checkpoint_report *report, size_t i, const nib_
     return NIB_OK;
 }
 
+nib_status nib_report_gptq(nib_checkpoint_report *report, size_t i, const nib_hessian_entry *entry)
+{
+    if (!report->gptq) report->gptq = calloc(report->n_tensors, sizeof *report->gptq);
+    nib_tensor_gptq *g = report->gptq ? calloc(1, sizeof *g) : NULL;
+    NIB_REQUIRE(g, NIB_ERR_OUT_OF_MEMORY, "no memory for a report");
+    report->gptq[i] = g;
+    g->hessian = strdup(entry->tensor->name);
+    NIB_REQUIRE(g->hessian, NIB_ERR_OUT_OF_MEMORY, "no memory for a report");
+    g->k = entry->k;
+    g->tokens = UINT64_MAX;
+    if (entry->tokens) memcpy(&g->tokens, entry->tokens->data, sizeof g->tokens);
+    if (entry->inputs && entry->k)
+        g->tokens = (uint64_t)(nib_tensor_elements(entry->tensor) / entry->k);
+    return NIB_OK;
+}
+
 void nib_checkpoint_report_free(nib_checkpoint_report *report)
 {
     if (!report) return;
@@ -69,6 +85,11 @@ void nib_checkpoint_report_free(nib_checkpoint_report *report)
         free((char *)(uintptr_t)report->tensors[i].source_type);
         free((char *)(uintptr_t)report->tensors[i].stored_type);
     }
+    for (uint64_t i = 0; report->gptq && i < report->n_tensors; i++) {
+        if (report->gptq[i]) free((char *)(uintptr_t)report->gptq[i]->hessian);
+        free(report->gptq[i]);
+    }
+    free(report->gptq);
     free(report->tensors);
     free(report);
 }

@@ -66,21 +66,45 @@ int nib_selected_by_default(const nib_logical *t)
         && !has(t->name, "multi_modal");
 }
 
+/* What runtimes put into one matrix with one tensor scale. */
+static const struct {
+    const char *tail, *group;
+} fused[] = {
+    { ".q_proj.weight", ".qkv" },    { ".k_proj.weight", ".qkv" },
+    { ".v_proj.weight", ".qkv" },    { ".gate_proj.weight", ".gate_up" },
+    { ".up_proj.weight", ".gate_up" }, { ".w1.weight", ".gate_up" },
+    { ".w3.weight", ".gate_up" },
+};
+enum { FUSED = sizeof fused / sizeof *fused };
+
+/* FUSED if there is none. */
+static int fused_row(const char *name)
+{
+    int i = 0;
+    while (i < FUSED && !ends(name, fused[i].tail)) i++;
+    return i;
+}
+
+static void with_tail(const char *name, int row, const char *tail, char *text, size_t text_bytes)
+{
+    const int stem = (int)(strlen(name) - strlen(fused[row].tail));
+    snprintf(text, text_bytes, "%.*s%s", stem, name, tail);
+}
+
 void nib_scale_group(const char *name, char *text, size_t text_bytes)
 {
-    static const struct {
-        const char *tail, *group;
-    } fused[] = {
-        { ".q_proj.weight", ".qkv" },    { ".k_proj.weight", ".qkv" },
-        { ".v_proj.weight", ".qkv" },    { ".gate_proj.weight", ".gate_up" },
-        { ".up_proj.weight", ".gate_up" }, { ".w1.weight", ".gate_up" },
-        { ".w3.weight", ".gate_up" },
-    };
-    for (size_t i = 0; i < sizeof fused / sizeof *fused; i++) {
-        if (!ends(name, fused[i].tail)) continue;
-        snprintf(text, text_bytes, "%.*s%s", (int)(strlen(name) - strlen(fused[i].tail)), name,
-                 fused[i].group);
-        return;
+    const int row = fused_row(name);
+    if (row < FUSED) with_tail(name, row, fused[row].group, text, text_bytes);
+    else snprintf(text, text_bytes, "%s", name);
+}
+
+int nib_scale_sibling(const char *name, int i, char *text, size_t text_bytes)
+{
+    const int row = fused_row(name);
+    for (int other = 0; row < FUSED && other < FUSED; other++) {
+        if (other == row || strcmp(fused[other].group, fused[row].group) || i--) continue;
+        with_tail(name, row, fused[other].tail, text, text_bytes);
+        return 1;
     }
-    snprintf(text, text_bytes, "%s", name);
+    return 0;
 }

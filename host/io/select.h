@@ -18,6 +18,10 @@ int nib_is_linear(const nib_logical *t);
 /* Key of the tensors that must share t's tensor scale, into text: its own name if none. */
 void nib_scale_group(const char *name, char *text, size_t text_bytes);
 
+/* The i-th name of a tensor that would share it, whether there is such a one or not, into text.
+ * Returns 0 past the last. */
+int nib_scale_sibling(const char *name, int i, char *text, size_t text_bytes);
+
 /* Glob match in which * and ? match any character. */
 int nib_name_matches(const char *pattern, const char *name);
 

@@ -54,3 +54,13 @@ long long nibble_number(const char *command, const char *option, const char *tex
                      high);
     return value;
 }
+
+double nibble_real(const char *command, const char *option, const char *text, double low,
+                   double high)
+{
+    char *end;
+    const double value = strtod(text, &end);
+    if (end == text || *end || !(value >= low && value <= high))
+        nibble_usage(command, "%s '%s' is not a number from %g to %g", option, text, low, high);
+    return value;
+}

@@ -20,7 +20,24 @@ static void set_counts(json_t *j, const char *name, const uint64_t count[256])
     json_object_set_new(j, name, array);
 }
 
-static json_t *tensor_json(const nib_tensor_report *t)
+static json_t *gptq_json(const nib_tensor_gptq *g)
+{
+    const nib_gptq_report *r = &g->report;
+    json_t *tokens = g->tokens == UINT64_MAX ? json_null() : json_integer((json_int_t)g->tokens);
+    json_t *seconds = json_pack("{s:f,s:f,s:f,s:f,s:f}", "hessian", g->seconds_hessian, "factor",
+                                g->seconds_factor, "plain", r->seconds_plain, "measure",
+                                r->seconds_measure, "sweep", r->seconds_sweep);
+    return json_pack("{s:s,s:I,s:o,s:f,s:i,s:I,s:s,s:I,s:I,s:f,s:f,s:f,s:o,s:o,s:f,s:o}",
+                     "hessian", g->hessian, "k", (json_int_t)g->k, "tokens", tokens, "damping",
+                     g->damping, "tries", g->tries, "dead", (json_int_t)g->dead, "outcome",
+                     nibble_outcome(r->outcome), "rows", (json_int_t)r->rows, "plain_rows",
+                     (json_int_t)r->plain_rows, "error", r->error, "plain_error", r->plain_error,
+                     "weight", r->weight, "relative_error", number_or_null(r->error / r->weight),
+                     "relative_plain_error", number_or_null(r->plain_error / r->weight), "ratio",
+                     nibble_error_ratio(r), "seconds", seconds);
+}
+
+static json_t *tensor_json(const nib_tensor_report *t, const nib_tensor_gptq *gptq)
 {
     json_t *dims = json_array();
     for (int i = 0; i < t->n_dims; i++) json_array_append_new(dims, json_integer(t->dims[i]));
@@ -30,6 +47,7 @@ static json_t *tensor_json(const nib_tensor_report *t)
                           (json_int_t)t->source_bytes, "stored_bytes",
                           (json_int_t)t->stored_bytes);
     const nib_quantize_report *e = &t->error;
+    if (j && gptq) json_object_set_new(j, "gptq", gptq_json(gptq));
     if (!j || !e->elements) return j;
     json_object_set_new(j, "tensor_scale", json_real((double)t->tensor_scale));
     json_object_set_new(j, "mse", json_real(e->sum_sq_error / (double)e->elements));
@@ -51,12 +69,16 @@ static json_t *report_json(const char *command, const nib_checkpoint_report *r,
 {
     json_t *tensors = json_array();
     for (uint64_t i = 0; i < r->n_tensors; i++)
-        json_array_append_new(tensors, tensor_json(&r->tensors[i]));
+        json_array_append_new(tensors, tensor_json(&r->tensors[i], r->gptq ? r->gptq[i] : NULL));
     json_t *seconds = json_pack("{s:f,s:f,s:f,s:f,s:f}", "total", r->seconds, "amax",
                                 r->seconds_amax, "quantize", r->seconds_quantize, "stats",
                                 r->seconds_stats, "write", r->seconds_write);
-    return json_pack("{s:s,s:s,s:s,s:s*,s:I,s:I,s:I,s:b,s:i,s:o,s:o}", "command", command,
-                     "version", nib_version(), "source", source, "target", target,
+    const nibble_ratios all = nibble_gptq_ratios(r);
+    json_t *gptq = r->gptq ? json_pack("{s:I,s:f,s:f,s:f}", "layers", (json_int_t)all.layers,
+                                       "median_ratio", all.median, "mean_ratio", all.mean,
+                                       "worst_ratio", all.worst) : NULL;
+    return json_pack("{s:s,s:s,s:s,s:s*,s:o*,s:I,s:I,s:I,s:b,s:i,s:o,s:o}", "command", command,
+                     "version", nib_version(), "source", source, "target", target, "gptq", gptq,
                      "source_bytes", (json_int_t)r->source_bytes, "stored_bytes",
                      (json_int_t)r->stored_bytes, "nonfinite", (json_int_t)r->nonfinite,
                      "source_quantized", r->source_quantized, "threads", r->threads, "seconds",

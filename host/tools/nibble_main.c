@@ -8,6 +8,7 @@
 
 const nibble_command nibble_commands[] = {
     { "quantize", "make an NVFP4 or MXFP4 checkpoint of a model", nibble_quantize_main },
+    { "gptq", "quantize layers by the Hessians of their inputs", nibble_gptq_main },
     { "info", "list a model's tensors", nibble_info_main },
     { "compare", "measure how far one model's weights are from another's", nibble_compare_main },
     { "merge", "join the parts that quantize --shard I/N wrote", nibble_merge_main },
@@ -25,6 +26,7 @@ static void print_help(FILE *out)
           "  nibble info model/\n"
           "  nibble quantize model/ -o model-nvfp4/ --format nvfp4 --export modelopt\n"
           "  nibble quantize model.gguf -o model-mxfp4.gguf --format mxfp4\n"
+          "  nibble gptq layers.safetensors --hessians h.safetensors -o layers-nvfp4/\n"
           "  nibble compare model/ model-nvfp4/\n\n"
           "`nibble COMMAND --help` explains a command. Exit status: 0 done, 1 the work failed,\n"
           "2 wrong usage.\n", out);
@@ -60,7 +62,7 @@ int main(int argc, char **argv)
         argv[1] = name;
         return finished(c->run(argc - 1, argv + 1));
     }
-    fprintf(stderr, "nibble: unknown command '%s'; the commands are quantize, info, compare, "
-                    "merge\n", argv[1]);
+    fprintf(stderr, "nibble: unknown command '%s'; the commands are quantize, gptq, info, "
+                    "compare, merge\n", argv[1]);
     return 2;
 }

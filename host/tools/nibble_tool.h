@@ -14,6 +14,7 @@ typedef struct nibble_command {
 
 extern const nibble_command nibble_commands[];
 
+int nibble_gptq_main(int argc, char **argv);
 int nibble_info_main(int argc, char **argv);
 int nibble_quantize_main(int argc, char **argv);
 int nibble_compare_main(int argc, char **argv);
@@ -38,6 +39,10 @@ int nibble_choose(const char *command, const char *option, const char *text,
 long long nibble_number(const char *command, const char *option, const char *text, long long low,
                         long long high);
 
+/* A number in [low, high]; exits with 2. */
+double nibble_real(const char *command, const char *option, const char *text, double low,
+                   double high);
+
 /* ---- running (nibble_progress.c) ---- */
 
 /* Opens the CPU device; exits with 1 and the reason on failure. */
@@ -57,7 +62,7 @@ void nibble_meter_start(nibble_meter *meter, const char *verb, int quiet);
 void nibble_meter_show(void *meter, const nib_progress *state);
 void nibble_meter_end(nibble_meter *meter);
 
-/* ---- printing (nibble_print.c, nibble_json.c) ---- */
+/* ---- printing (nibble_print.c, nibble_print_gptq.c, nibble_json.c) ---- */
 
 /* "1.23 GB" into one of a few static buffers. */
 const char *nibble_bytes(double bytes);
@@ -66,6 +71,17 @@ const char *nibble_dims(const nib_tensor_report *tensor);
 
 double nibble_snr_db(const nib_quantize_report *error);
 double nibble_relative_mse(const nib_quantize_report *error);
+
+/* error / plain_error; 1 if both are 0. */
+double nibble_error_ratio(const nib_gptq_report *report);
+const char *nibble_outcome(nib_gptq_outcome outcome);
+
+/* The error ratios of all layers that GPTQ rounded. */
+typedef struct nibble_ratios {
+    uint64_t layers;
+    double   median, mean, worst;
+} nibble_ratios;
+nibble_ratios nibble_gptq_ratios(const nib_checkpoint_report *report);
 
 /* Error by layer type and the worst tensors. what: "quantized" or "differing". */
 void nibble_print_errors(FILE *out, const nib_checkpoint_report *report, const char *what);

@@ -14,7 +14,7 @@
 #ifndef NIBBLE_CHECKPOINT_H
 #define NIBBLE_CHECKPOINT_H
 
-#include "nibble/quantize.h"
+#include "nibble/gptq.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -46,6 +46,33 @@ typedef enum nib_stage {
     NIB_STAGE_QUANTIZE = 1,
     NIB_STAGE_COPY     = 2
 } nib_stage;
+
+/* Rounding by gptq.h of the tensors that have a Hessian; the others are rounded plainly, and the
+ * report tells which. A matrix P.weight goes with what the files name P or P.weight, or, of inputs,
+ * P.input. Where there is none, A.q_proj, A.k_proj and A.v_proj take A.qkv, A.gate_proj and
+ * A.up_proj (A.w1 and A.w3) A.gate_up, or else what the only one of them that has any has. Hessians
+ * of the same bytes, one after the other, are factored once.
+ *
+ * Such a tensor is worked on as a whole, which takes memory for the largest: its Hessian and one
+ * factor, k * k reals each; codes and scales; W as f32 unless it lies ready in the source; and the
+ * workspace of nib_gptq_quantize, at most W in reals and a byte for each weight. NaN and Inf in its
+ * weights are refused, whatever the policy. */
+typedef struct nib_checkpoint_gptq {
+    uint32_t        size;      /* sizeof(nib_checkpoint_gptq) */
+    const char     *hessians;  /* a file as nib_hessian_save writes it, or a folder of such; or */
+    const char     *inputs;    /* the same with tensors [..., k] of F32, F16 or BF16, whose rows are
+                                  inputs: Hessians are made of them. The other is NULL */
+    const nib_gptq_factor_options *factor; /* NULL: the defaults. block is the format's */
+    nib_gptq_scales scales;
+    int32_t         without_guard; /* as in nib_gptq_options */
+    int32_t         real_bits; /* 32 or 64: type of all sums. 0: the Hessian's; 32 of inputs */
+    int32_t         rotate;    /* 0, or 16, 32, 64 or 128: weights and Hessians are rotated by runs
+                                  of so many inputs (nib_transform's hadamard). The output is that
+                                  of the model only where the inputs of these layers are rotated
+                                  too; nibble_rotation.json, or GGUF's nibble.rotation, says so */
+    int32_t         all;       /* 1, and needed for rotate: a tensor that is quantized and has no
+                                  Hessian is an error */
+} nib_checkpoint_gptq;
 
 /* State of a run, given to the progress callback from the calling thread. */
 typedef struct nib_progress {
@@ -84,6 +111,8 @@ typedef struct nib_checkpoint_options {
     const volatile int  *cancel;       /* or NULL; not 0: stop soon with NIB_ERR_CANCELLED */
     int32_t              counts;       /* 1: count the uses of codes and scales, which takes a
                                           little longer; 0: the counts in reports are zeros */
+    const nib_checkpoint_gptq *gptq;   /* NULL: every tensor is rounded plainly. Options of a size
+                                          without this member have NULL */
 } nib_checkpoint_options;
 
 /* One source tensor in a report. Strings belong to the report. */
@@ -103,6 +132,19 @@ typedef struct nib_tensor_report {
                                   that a resumed run found done */
 } nib_tensor_report;
 
+/* What GPTQ made of a tensor. A dry run tells the name of the Hessian, k and tokens. */
+typedef struct nib_tensor_gptq {
+    const char     *hessian;   /* its name in the file; the report's */
+    int64_t         k;
+    uint64_t        tokens;    /* UINT64_MAX: not counted */
+    double          damping;   /* what was used, times the mean of the diagonal */
+    int32_t         tries;     /* factorisations */
+    int64_t         dead;      /* dead inputs */
+    double          seconds_hessian, seconds_factor; /* 0 for a tensor that took over those of the
+                                                        one before */
+    nib_gptq_report report;
+} nib_tensor_gptq;
+
 typedef struct nib_checkpoint_report {
     uint32_t           size;
     int32_t            source_quantized; /* 1: weights came as 4-, 5-, 6- or 8-bit blocks */
@@ -117,6 +159,8 @@ typedef struct nib_checkpoint_report {
     double             seconds_write;    /* wall time: the threads' sum divided among them, and
                                             creating, syncing and renaming files */
     int32_t            threads;          /* that worked; 0 if none was needed */
+    nib_tensor_gptq  **gptq;             /* NULL, or n_tensors: what GPTQ made of each, NULL for one
+                                            without a Hessian */
 } nib_checkpoint_report;
 
 /* Quantizes the model at src into dst.
@@ -133,8 +177,11 @@ typedef struct nib_checkpoint_report {
  * is no multiple of the block (GGUF NVFP4: of 64), an architecture that cannot be converted
  * between Hugging Face and GGUF, a source that is quantized in a way nibble cannot read.
  * NIB_ERR_NONFINITE, NIB_ERR_CANCELLED, NIB_ERR_EXISTS as above and in status.h; ARGUMENT for
- * shard outside 1..shards or an include pattern that matches no matrix. dst must not be the source
- * itself, force or not: NIB_ERR_EXISTS. */
+ * shard outside 1..shards or an include pattern that matches no matrix. With gptq also what the
+ * functions of gptq.h return; SHAPE for a Hessian of another k than its tensor's; UNSUPPORTED for
+ * one of a stack of matrices, or stochastic rounding; ARGUMENT if no tensor has one, not every one
+ * though all is 1, or it is not clear which; NONFINITE for a bad diagonal before any work. dst must
+ * not be the source itself, force or not: NIB_ERR_EXISTS. */
 nib_status nib_checkpoint_quantize(const nib_exec *exec, const char *src, const char *dst,
                                    const nib_checkpoint_options *options,
                                    nib_checkpoint_report **report);
