@@ -25,7 +25,8 @@ typedef enum nib_qb_axis_id {
     NIB_QB_BACKEND, NIB_QB_DEVICE, NIB_QB_ISA, NIB_QB_LAUNCH, NIB_QB_FORMAT, NIB_QB_BLOCK,
     NIB_QB_DTYPE, NIB_QB_RULES, NIB_QB_CHOICE, NIB_QB_ROUNDING, NIB_QB_SCALE_ROWS,
     NIB_QB_GRADIENT, NIB_QB_MASK, NIB_QB_LAYOUT, NIB_QB_TACTIC, NIB_QB_ACCUMULATE,
-    NIB_QB_ACTIVATIONS, NIB_QB_BATCH, NIB_QB_M, NIB_QB_N, NIB_QB_K,
+    NIB_QB_ACTIVATIONS, NIB_QB_REAL, NIB_QB_ORDER, NIB_QB_GPTQ_SCALES, NIB_QB_GUARD,
+    NIB_QB_BATCH, NIB_QB_M, NIB_QB_N, NIB_QB_K,
     NIB_QB_ROWS, NIB_QB_COLS, NIB_QB_THREADS, NIB_QB_CACHE,
     NIB_QB_AXES
 } nib_qb_axis_id;
@@ -102,7 +103,7 @@ typedef struct nib_qb_part {
     nib_qb_role role;
 } nib_qb_part;
 
-enum { NIB_QB_PARTS = 8, NIB_QB_RIVALS = 4 };
+enum { NIB_QB_PARTS = 8, NIB_QB_RIVALS = 4, NIB_QB_STAGES = 4 };
 
 /* One call: buffers lie where exec computes. */
 typedef struct nib_qb_call {
@@ -112,6 +113,12 @@ typedef struct nib_qb_call {
     const nib_device  *target; /* the case's device, whose layouts inputs have */
     void              *part[NIB_QB_PARTS];
 } nib_qb_call;
+
+/* A part of what a call does, as the library reports it. */
+typedef struct nib_qb_stage {
+    const char *name; /* NULL: none */
+    double      median_us;
+} nib_qb_stage;
 
 typedef struct nib_qb_verdict {
     int     checked;
@@ -142,6 +149,8 @@ struct nib_qb_op {
     /* Both in host memory. NULL: every byte of outputs has to be the reference's. */
     nib_status (*compare)(const nib_qb_call *got, const nib_qb_call *right,
                           nib_qb_verdict *verdict);
+    /* NULL, or what the timed calls' time went into. */
+    void (*stages)(nib_qb_stage stage[NIB_QB_STAGES]);
     /* How far outputs that are wrong lie from what is right. NULL: in bytes' values. */
     nib_status (*distance)(const nib_qb_call *got, const nib_qb_call *right, double *max_err);
 };
@@ -158,6 +167,8 @@ nib_matrix nib_qb_matrix_of(const nib_qb_call *call);
 nib_packed nib_qb_packed_of(const nib_qb_call *call);
 nib_batch nib_qb_batch_of(const nib_qb_case *c);
 nib_status nib_qb_fill_matrix(const nib_qb_call *call);
+/* Bell-shaped around 0, like weights, from *state on: sums of four uniform numbers. */
+void nib_qb_bell_shaped(float *x, int64_t n, uint64_t *state);
 nib_status nib_qb_packed_layout(const nib_qb_case *c, nib_qb_part *part);
 nib_status nib_qb_matrix_distance(const nib_qb_call *got, const nib_qb_call *right, double *max);
 nib_status nib_qb_packed_distance(const nib_qb_call *got, const nib_qb_call *right, double *max);
@@ -313,7 +324,7 @@ struct nib_qb_rival {
 };
 
 extern const nib_qb_rival_kind nib_qb_limit_read, nib_qb_limit_fill, nib_qb_limit_copy,
-    nib_qb_baseline_copy, nib_qb_baseline_dense;
+    nib_qb_limit_potrf, nib_qb_limit_syrk, nib_qb_baseline_copy, nib_qb_baseline_dense;
 
 /* 0: no memory. One that the device does not offer has no name. rival_open takes kind, bytes and
  * windows from *rival. */
@@ -341,7 +352,9 @@ typedef struct nib_qb_row {
     int                throttled;    /* the processor's clock was held down meanwhile */
     double             gbps, tflops;
     nib_qb_held        limit, baseline[NIB_QB_RIVALS - 1];
+    nib_qb_stage       stage[NIB_QB_STAGES];
     nib_qb_verdict     verdict;
+    const char        *openblas; /* whose loops a rate hangs on, or NULL */
     char               skipped[512]; /* why the case could not run, or "" */
     char               command[640]; /* the line that repeats it */
 } nib_qb_row;

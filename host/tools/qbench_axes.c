@@ -20,6 +20,11 @@ static const char *const layout_names[] = { "linear", "swizzled", NULL };
 static const char *const tactic_names[] = { "auto", NIB_QB_TACTIC_NAMES, NULL };
 static const char *const accumulate_names[] = { "f32", "f16", "f16-128", "f16-256", NULL };
 static const char *const activations_names[] = { "exact", "int8", NULL };
+static const char *const real_names[] = { "f32", "f64", NULL }; /* nib_real */
+static const char *const order_names[] = { "natural", "act", "group-aware", NULL };
+static const char *const gptq_scales_names[] = { "frozen", "fresh", "hessian", "hessian-fresh",
+                                                 "hessian-full", NULL };
+static const char *const guard_names[] = { "off", "on", NULL };
 static const char *const cache_names[] = { "cold", "cold-weights", "flush", "hot", NULL };
 static const char *const cache_also[] = { "all", "weights", "flush", "none", NULL };
 
@@ -84,6 +89,15 @@ const nib_qb_axis nib_qb_axes[NIB_QB_AXES] = {
                             "128 (f16-128) or 256 products", .names = accumulate_names },
     [NIB_QB_ACTIVATIONS] = { "activations", "NAME", "exact", "of gemm on a CPU: exact, int8",
                              .names = activations_names },
+    [NIB_QB_REAL] = { "real", "NAME", "f32", "of a Hessian and its factor: f32, f64",
+                      .names = real_names },
+    [NIB_QB_ORDER] = { "order", "NAME", "natural", "of gptq's inputs: natural, act, group-aware",
+                       .names = order_names },
+    [NIB_QB_GPTQ_SCALES] = { "scales", "NAME", "frozen", "of gptq's blocks: frozen, fresh, "
+                             "hessian, hessian-fresh, hessian-full", .names = gptq_scales_names },
+    [NIB_QB_GUARD] = { "guard", "NAME", "off", "of gptq: on keeps rows whose plain rounding is "
+                       "better, as the library does unasked; off leaves factor and sweep",
+                       .names = guard_names },
     [NIB_QB_BATCH] = { "batch", "N", "1", "matrices in one call, such as experts", .low = 1 },
     [NIB_QB_M] = { "m", "N", "1", "rows of a product's left matrix, such as tokens", .low = 1 },
     [NIB_QB_N] = { "n", "N", "4096", "rows of its weights, and columns of the result", .low = 1 },

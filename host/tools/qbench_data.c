@@ -52,6 +52,7 @@ static void plan_copies(nib_qb_data *data)
     int64_t rotating = data->stride;
     data->copies = 1;
     if (data->stride == 0) return; /* no buffers, as for fma */
+    if (!nib_qb_obeys(data->c, NIB_QB_CACHE)) return; /* so long that memory hides behind it */
     if (cache != NIB_QB_CACHE_COLD && cache != NIB_QB_CACHE_WEIGHTS) return;
     if (cache == NIB_QB_CACHE_WEIGHTS) {
         rotating = 0;

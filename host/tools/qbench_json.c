@@ -44,10 +44,16 @@ static void set_what(json_t *o, const nib_qb_row *row)
     set_axis(o, "mask", row, NIB_QB_MASK);
     set_axis(o, "scale_rows", row, NIB_QB_SCALE_ROWS);
     set_axis(o, "layout", row, NIB_QB_LAYOUT);
+    set_axis(o, "real", row, NIB_QB_REAL);
+    set_axis(o, "order", row, NIB_QB_ORDER);
+    set_axis(o, "scales", row, NIB_QB_GPTQ_SCALES);
+    set_axis(o, "guard", row, NIB_QB_GUARD);
     if (nib_qb_obeys(row->c, NIB_QB_ROWS)) {
         set(shape, "rows", json_integer(row->c->value[NIB_QB_ROWS]));
         set(shape, "cols", json_integer(row->c->value[NIB_QB_COLS]));
         set(shape, "batch", json_integer(row->c->value[NIB_QB_BATCH]));
+    } else if (nib_qb_obeys(row->c, NIB_QB_COLS)) {
+        set(shape, "cols", json_integer(row->c->value[NIB_QB_COLS]));
     }
     if (nib_qb_obeys(row->c, NIB_QB_N)) {
         set(shape, "m", json_integer(row->c->value[NIB_QB_M]));
@@ -86,6 +92,16 @@ static json_t *baselines_of(const nib_qb_row *row)
     return all;
 }
 
+/* Microseconds by name: "factor", "sweep". */
+static json_t *stages_of(const nib_qb_row *row)
+{
+    if (!row->stage[0].name) return json_null();
+    json_t *all = json_object();
+    for (int i = 0; i < NIB_QB_STAGES && row->stage[i].name; i++)
+        set(all, row->stage[i].name, json_real(row->stage[i].median_us));
+    return all;
+}
+
 static void set_figures(json_t *o, const nib_qb_row *row)
 {
     const nib_qb_timing *t = &row->time;
@@ -113,6 +129,8 @@ static void set_figures(json_t *o, const nib_qb_row *row)
     set(o, "baseline_gbps", number_or_null(best->name != NULL, best->rate));
     set(o, "speedup", number_or_null(best->name != NULL, best->ratio));
     set(o, "baselines", baselines_of(row));
+    set(o, "stages_us", stages_of(row));
+    set(o, "openblas", text_or_null(row->openblas));
     set(o, "verified", row->verdict.checked ? json_boolean(row->verdict.wrong_bytes == 0)
                                             : json_null());
     set(o, "max_err", number_or_null(row->verdict.checked, row->verdict.max_err));
@@ -181,6 +199,7 @@ static void report_csv(FILE *out, json_t *o, int header)
                 continue;
             }
             if (!strcmp(key, "baselines")) continue; /* the fastest is there already */
+            if (!strcmp(key, "stages_us")) continue; /* each op has its own */
             fputs(comma, out);
             if (line) csv_field(out, value);
             else fputs(key, out);

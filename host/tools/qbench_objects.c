@@ -78,8 +78,7 @@ nib_status nib_qb_packed_layout(const nib_qb_case *c, nib_qb_part *part)
     return NIB_OK;
 }
 
-/* Bell-shaped around 0, like weights, from a fixed seed: the sum of four uniform numbers. */
-static void fill_weights(float *x, int64_t n, uint64_t *state)
+void nib_qb_bell_shaped(float *x, int64_t n, uint64_t *state)
 {
     for (int64_t i = 0; i < n; i++) {
         *state += 0x9e3779b97f4a7c15u; /* splitmix64, Steele et al. 2014 */
@@ -103,7 +102,7 @@ nib_status nib_qb_fill_matrix(const nib_qb_call *call)
     uint64_t state = 1;
     for (int64_t i = 0; i < n; i += CHUNK) {
         const int64_t some = n - i < CHUNK ? n - i : CHUNK;
-        fill_weights(chunk, some, &state);
+        nib_qb_bell_shaped(chunk, some, &state);
         nib_scalar_cpu.from_f32(m.dtype, chunk, some, (uint8_t *)m.data + (size_t)i * element);
     }
     return NIB_OK;

@@ -34,6 +34,8 @@ extern const nib_qb_op nib_qb_memcpy, nib_qb_read, nib_qb_fill, nib_qb_fma, nib_
 extern const nib_qb_op nib_qb_dense, nib_qb_gemm, nib_qb_gemm_backward, nib_qb_gemm_pack,
     nib_qb_gemm_unpack;
 
+extern const nib_qb_op nib_qb_hessian, nib_qb_gptq, nib_qb_gptq_factor, nib_qb_gptq_quantize;
+
 /* What --tactic takes; qbench_gemm_kernels.c tells of each. */
 #define NIB_QB_TACTIC_NAMES                                                                  \
     "rows", "panel", "rows-int8", "panel-int8", "small8", "small16", "tile32", "tile64",         \

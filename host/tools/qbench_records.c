@@ -15,7 +15,8 @@ static const struct {
     { "op", NULL }, { "backend", NULL }, { "kernel", NULL }, { "device", NULL },
     { "format", NULL }, { "dtype", NULL }, { "rules", NULL }, { "scale_choice", NULL },
     { "rounding", "nearest" }, { "scale_rows", "1" }, { "gradient", NULL }, { "mask", "none" },
-    { "layout", NULL }, { "cache", NULL }, { "launch", NULL },
+    { "layout", NULL }, { "real", NULL }, { "order", NULL }, { "scales", NULL },
+    { "guard", NULL }, { "cache", NULL }, { "launch", NULL },
 };
 
 static void add(char *key, size_t bytes, const char *name, const char *value)

@@ -23,7 +23,11 @@ static void shape_text(const nib_qb_row *row, char *text, size_t bytes)
     if (nib_qb_obeys(row->c, NIB_QB_N))
         snprintf(text, bytes, "%lldx%lldx%lld", (long long)value[NIB_QB_M],
                  (long long)value[NIB_QB_N], (long long)value[NIB_QB_K]);
-    if (!nib_qb_obeys(row->c, NIB_QB_ROWS)) return;
+    if (!nib_qb_obeys(row->c, NIB_QB_ROWS)) {
+        if (nib_qb_obeys(row->c, NIB_QB_COLS))
+            snprintf(text, bytes, "%lld", (long long)value[NIB_QB_COLS]);
+        return;
+    }
     if (value[NIB_QB_BATCH] == 1)
         snprintf(text, bytes, "%lldx%lld", (long long)value[NIB_QB_ROWS],
                  (long long)value[NIB_QB_COLS]);
@@ -48,6 +52,16 @@ static void print_remarks(FILE *out, const nib_qb_row *row)
     if (row->time.noisy) fprintf(out, " noisy (others used %.1f cpus)", row->foreign_cpus);
     for (int i = 1; i < NIB_QB_RIVALS - 1 && row->baseline[i].name; i++)
         fprintf(out, " x %s %.2f", row->baseline[i].name, row->baseline[i].ratio);
+    for (int id = NIB_QB_REAL; id <= NIB_QB_GUARD; id++) { /* axes without a column */
+        char text[64];
+        if (!nib_qb_obeys(row->c, (nib_qb_axis_id)id)) continue;
+        fprintf(out, " %s %s", nib_qb_axes[id].name,
+                axis_text(row, (nib_qb_axis_id)id, text, sizeof text));
+    }
+    for (int i = 0; i < NIB_QB_STAGES && row->stage[i].name; i++)
+        fprintf(out, "%s%s %.1f ms", i ? ", " : "  ", row->stage[i].name,
+                row->stage[i].median_us / 1e3);
+    if (row->openblas) fprintf(out, "  OpenBLAS for %s", row->openblas);
     if (row->c->layer) fprintf(out, "  %s", row->c->layer);
 }
 

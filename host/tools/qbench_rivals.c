@@ -44,7 +44,10 @@ const nib_qb_rival_kind nib_qb_baseline_copy = { .name = "memcpy", .cuda_name = 
 
 static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-static int is_cold(const nib_qb_case *c) { return c->value[NIB_QB_CACHE] != NIB_QB_CACHE_HOT; }
+static int is_cold(const nib_qb_case *c)
+{
+    return nib_qb_obeys(c, NIB_QB_CACHE) && c->value[NIB_QB_CACHE] != NIB_QB_CACHE_HOT;
+}
 
 int nib_qb_rival_open(const nib_qb_data *data, nib_qb_rival *r)
 {
@@ -74,7 +77,8 @@ int nib_qb_limit_open(const nib_qb_data *data, nib_qb_rival *limit)
     if (!limit->kind) return 1;
     const int64_t beyond_caches = 4 * data->device->cache_bytes;
     limit->bytes = c->op->bytes(c);
-    if (is_cold(c) && limit->bytes < beyond_caches) limit->bytes = beyond_caches;
+    if (is_cold(c) && !limit->kind->place && limit->bytes < beyond_caches)
+        limit->bytes = beyond_caches;
     return nib_qb_rival_open(data, limit);
 }
 

@@ -85,6 +85,18 @@ static void rate(nib_qb_row *row, const nib_qb_timing *time, const nib_qb_rival 
     }
 }
 
+/* OpenBLAS does not know every processor, and is several times slower on one that it takes for an
+ * older one: OPENBLAS_CORETYPE. */
+static int uses_openblas(const nib_qb_row *row)
+{
+    const nib_qb_op *op = row->c->op;
+    if (row->c->value[NIB_QB_BACKEND] == NIB_BACKEND_CUDA) return 0;
+    for (int i = 0; i < NIB_QB_RIVALS - 1; i++)
+        if (row->baseline[i].name && op->baseline[i] == &nib_qb_baseline_dense) return 1;
+    return op->limit == &nib_qb_limit_potrf || op->limit == &nib_qb_limit_syrk
+        || (op->cpu_kernel && !strcmp(op->cpu_kernel, "openblas"));
+}
+
 /* Rates from the medians of works that were timed in turn, and what disturbed them. */
 static nib_status time_works(nib_qb_data *data, const nib_qb_settings *settings,
                              const nib_qb_rival *rival, const nib_qb_work *work, const int *which,
@@ -101,6 +113,8 @@ static nib_status time_works(nib_qb_data *data, const nib_qb_settings *settings,
     data->calls = time[OP].covered;
     if (status != NIB_OK) return status;
     rate(row, time, rival);
+    if (row->c->op->stages) row->c->op->stages(row->stage);
+    if (uses_openblas(row)) row->openblas = nib_bench_cpu.gemm_core();
     /* Not enough processors for all: long samples were interrupted, short ones less often. */
     if (row->foreign_cpus + row->threads > (double)sysconf(_SC_NPROCESSORS_ONLN) + 0.25)
         row->time.noisy = 1;

@@ -1,0 +1,169 @@
+/* qbench_op_hessian.c: second moments of rows tokens of cols inputs, beside OpenBLAS's ssyrk of the
+ * same size. */
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "qbench_gptq.h"
+
+/* The tokens are NIB_QB_MATRIX. */
+enum { H = NIB_QB_CODES, COUNT = NIB_QB_TENSOR };
+
+static int64_t tokens_of(const nib_qb_case *c) { return c->value[NIB_QB_ROWS]; }
+static int64_t k_of(const nib_qb_case *c) { return c->value[NIB_QB_COLS]; }
+
+static nib_status layout(const nib_qb_case *c, nib_qb_part *part)
+{
+    part[NIB_QB_MATRIX] = (nib_qb_part){ nib_qb_matrix_bytes(c), NIB_QB_IN };
+    part[H] = (nib_qb_part){ nib_qb_hessian_bytes(c), NIB_QB_OUT };
+    part[COUNT] = (nib_qb_part){ sizeof(uint64_t), NIB_QB_OUT };
+    return part[NIB_QB_MATRIX].bytes < 0 || part[H].bytes < 0 ? NIB_ERR_SHAPE : NIB_OK;
+}
+
+static nib_status fill(const nib_qb_call *call)
+{
+    const nib_matrix x = nib_qb_matrix_of(call);
+    memset(call->part[H], 0, (size_t)nib_qb_hessian_bytes(call->c));
+    memset(call->part[COUNT], 0, sizeof(uint64_t));
+    return nib_qb_fill_tokens(&x, &(uint64_t){ 1 });
+}
+
+static int64_t flops(const nib_qb_call *call)
+{
+    return tokens_of(call->c) * k_of(call->c) * (k_of(call->c) + 1);
+}
+
+/* ---- running ---- */
+
+static struct { /* of the case that is being measured */
+    void  *workspace;
+    size_t bytes;
+} now;
+
+static void release(const nib_qb_call *call)
+{
+    (void)call;
+    nib_qb_unmap(now.workspace);
+    memset(&now, 0, sizeof now);
+}
+
+static nib_status prepare(const nib_qb_call *call)
+{
+    const nib_hessian h = nib_qb_hessian_of(call->c, call->part[H]);
+    release(call);
+    const size_t bytes = nib_hessian_add_workspace_bytes(call->target, &h, tokens_of(call->c));
+    if (bytes == SIZE_MAX) return NIB_ERR_SHAPE;
+    if (bytes) now.workspace = nib_qb_map(bytes, 1);
+    now.bytes = bytes;
+    return bytes && !now.workspace ? NIB_ERR_OUT_OF_MEMORY : NIB_OK;
+}
+
+/* Once more onto what is there. The reference is compare's, in f64. */
+static nib_status run(const nib_qb_call *call)
+{
+    nib_exec exec = *call->exec;
+    nib_hessian h = nib_qb_hessian_of(call->c, call->part[H]);
+    const nib_matrix x = nib_qb_matrix_of(call);
+    if (exec.device != call->target) return NIB_OK;
+    h.tokens = call->part[COUNT];
+    exec.workspace = now.workspace;
+    exec.workspace_bytes = now.bytes;
+    return nib_hessian_add(&exec, &x, NIB_HESSIAN_EXACT, &h);
+}
+
+static const char *why_not(const nib_qb_case *c)
+{
+    if (c->value[NIB_QB_BACKEND] == NIB_BACKEND_CUDA) return "runs on a CPU; --backend cpu";
+    return nib_bench_cpu.gemm_missing();
+}
+
+/* ---- checking ---- */
+
+static double token_at(const nib_qb_call *call, int64_t row, int64_t col)
+{
+    const nib_matrix x = nib_qb_matrix_of(call);
+    const int64_t element = x.dtype == NIB_F32 ? 4 : 2;
+    float value;
+    nib_scalar_cpu.to_f32(x.dtype, (uint8_t *)x.data + (row * x.cols + col) * element, 1, &value);
+    return value;
+}
+
+/* hessian.h's bound of calls calls; in F64 as much again for the sum here. */
+static void compare_one(const nib_qb_call *got, const nib_qb_call *right, int64_t i, int64_t j,
+                        double calls, nib_qb_verdict *verdict)
+{
+    const int64_t at = i * k_of(got->c) + j;
+    const int f64 = got->c->value[NIB_QB_REAL] == NIB_REAL_F64;
+    double sum = 0, magnitudes = 0;
+    for (int64_t t = 0; t < tokens_of(got->c); t++) {
+        const double term = token_at(right, t, i) * token_at(right, t, j);
+        sum += term;
+        magnitudes += fabs(term);
+    }
+    const double value = f64 ? ((double *)got->part[H])[at] : (double)((float *)got->part[H])[at];
+    const double bound = ((double)tokens_of(got->c) + calls) * (f64 ? 0x1p-52 : 0x1p-24)
+                       * 1.01 * calls * magnitudes + DBL_MIN;
+    const double apart = fabs(value - calls * sum);
+    if (!(apart <= bound)) verdict->wrong_bytes += f64 ? 8 : 4;
+    if (!(apart / calls <= verdict->max_err)) verdict->max_err = apart / calls;
+}
+
+/* About 2^25 / tokens elements, spread over the whole; and the other triangle, which stays. */
+static nib_status compare(const nib_qb_call *got, const nib_qb_call *right,
+                          nib_qb_verdict *verdict)
+{
+    const int64_t k = k_of(got->c), all = k * k, most = ((int64_t)1 << 25) / tokens_of(got->c) + 1;
+    const int64_t real = got->c->value[NIB_QB_REAL] == NIB_REAL_F64 ? 8 : 4;
+    uint64_t count;
+    memcpy(&count, got->part[COUNT], sizeof count);
+    const uint64_t calls = count / (uint64_t)tokens_of(got->c);
+    if (calls == 0 || count % (uint64_t)tokens_of(got->c))
+        verdict->wrong_bytes += (int64_t)sizeof count;
+    for (int64_t n = 0; n < (all < most ? all : most); n++) {
+        const int64_t at = all <= most ? n : nib_qb_visit(n, all), i = at / k, j = at % k;
+        compare_one(got, right, i > j ? i : j, i > j ? j : i, (double)calls, verdict);
+    }
+    for (int64_t i = 0; i < k; i++) {
+        const int64_t from = (i * k + i + 1) * real;
+        if (memcmp((uint8_t *)got->part[H] + from, (uint8_t *)right->part[H] + from,
+                   (size_t)((k - i - 1) * real)))
+            verdict->wrong_bytes += real;
+    }
+    return NIB_OK;
+}
+
+const nib_qb_op nib_qb_hessian = {
+    .name = "hessian", .help = "second moments of rows tokens of cols inputs; bytes of the tokens",
+    .axes = (MATRIX_AXES & ~NIB_QB_AXIS(CACHE)) | NIB_QB_AXIS(REAL), .why_not = why_not,
+    .limit = &nib_qb_limit_syrk, .bytes = nib_qb_matrix_bytes, .flops = flops, .layout = layout,
+    .fill = fill, .prepare = prepare, .release = release, .run = run, .compare = compare,
+};
+
+/* ---- what it is held against, in f32 whatever the case's types ---- */
+
+static int64_t limit_place(const nib_qb_rival *r)
+{
+    const int64_t k = k_of(r->c);
+    return (tokens_of(r->c) * k + k * k) * (int64_t)sizeof(float);
+}
+
+static nib_status limit_open(nib_qb_rival *r)
+{
+    float *x = (float *)r->buffer, *h = x + tokens_of(r->c) * k_of(r->c);
+    const nib_matrix tokens = { x, NIB_F32, tokens_of(r->c), k_of(r->c), k_of(r->c) };
+    memset(h, 0, (size_t)(k_of(r->c) * k_of(r->c)) * sizeof(float));
+    return nib_qb_fill_tokens(&tokens, &(uint64_t){ 1 });
+}
+
+static nib_status limit_run(nib_qb_rival *r, uint8_t *first, uint8_t *second)
+{
+    float *x = (float *)first;
+    (void)second;
+    nib_bench_cpu.syrk(k_of(r->c), tokens_of(r->c), x, x + tokens_of(r->c) * k_of(r->c),
+                       r->threads);
+    return NIB_OK;
+}
+
+const nib_qb_rival_kind nib_qb_limit_syrk = {
+    .name = "ssyrk", .buffers = 1, .run = limit_run, .place = limit_place, .open = limit_open,
+};

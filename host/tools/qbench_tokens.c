@@ -1,0 +1,92 @@
+/* qbench_tokens.c: tokens as layers see them, and the Hessian that they give. */
+#include <math.h>
+#include <string.h>
+
+#include "qbench_gptq.h"
+
+/* x = H x of n numbers, n a power of two, without the factor 1 / sqrt(n). */
+static void hadamard(float *x, int64_t n)
+{
+    for (int64_t half = 1; half < n; half *= 2)
+        for (int64_t i = 0; i < n; i += 2 * half)
+            for (int64_t j = i; j < i + half; j++) {
+                const float a = x[j], b = x[j + half];
+                x[j] = a + b;
+                x[j + half] = a - b;
+            }
+}
+
+/* Outliers lie an eighth of the inputs apart. */
+static void size_inputs(float *size, int64_t n, uint64_t *state)
+{
+    const int64_t apart = n < 64 ? 8 : n / 8;
+    nib_qb_bell_shaped(size, n, state);
+    for (int64_t i = 0; i < n; i++) {
+        size[i] = fminf(1.5f, fmaxf(0.5f, 1 + 8 * size[i]));
+        if (i % apart == apart / 2) size[i] *= 15;
+    }
+}
+
+nib_status nib_qb_fill_tokens(const nib_matrix *x, uint64_t *state)
+{
+    const int64_t element = x->dtype == NIB_F32 ? 4 : 2;
+    int64_t n = 1;
+    while (n < x->cols) n *= 2;
+    float *token = nib_qb_map((size_t)n * 3 * sizeof(float), 1);
+    if (!token) return NIB_ERR_OUT_OF_MEMORY;
+    float *size = token + n, *d = size + n;
+    size_inputs(size, x->cols, &(uint64_t){ 7 });
+    for (int64_t i = 0; i < n; i++) d[i] = 1 / sqrtf((float)(i + 1));
+    for (int64_t row = 0; row < x->rows; row++) {
+        nib_qb_bell_shaped(token, n, state);
+        for (int64_t i = 0; i < n; i++) token[i] *= d[i];
+        hadamard(token, n);
+        for (int64_t i = 0; i < x->cols; i++) token[i] *= size[i];
+        nib_scalar_cpu.from_f32(x->dtype, token, x->cols,
+                                (uint8_t *)x->data + row * x->ld_elems * element);
+    }
+    nib_qb_unmap(token);
+    return NIB_OK;
+}
+
+nib_hessian nib_qb_hessian_of(const nib_qb_case *c, void *data)
+{
+    return (nib_hessian){
+        .size = sizeof(nib_hessian), .real = (nib_real)c->value[NIB_QB_REAL],
+        .k = c->value[NIB_QB_COLS], .data = data, .ld_elems = c->value[NIB_QB_COLS],
+    };
+}
+
+int64_t nib_qb_hessian_bytes(const nib_qb_case *c)
+{
+    const int64_t k = c->value[NIB_QB_COLS];
+    int64_t bytes;
+    const int over = __builtin_mul_overflow(k, k, &bytes)
+                  || __builtin_mul_overflow(bytes, c->value[NIB_QB_REAL] == NIB_REAL_F64 ? 8 : 4,
+                                            &bytes);
+    return over ? -1 : bytes;
+}
+
+/* Some tokens at a time, on all threads: the sums are the same for every number of them. */
+nib_status nib_qb_fill_hessian(const nib_qb_call *call, void *data)
+{
+    enum { SOME = 1024 };
+    const int64_t k = call->c->value[NIB_QB_COLS];
+    const nib_hessian h = nib_qb_hessian_of(call->c, data);
+    nib_exec exec = { .size = sizeof exec, .device = call->target };
+    nib_matrix x = { NULL, NIB_F32, SOME, k, k };
+    uint64_t state = 20240229;
+    exec.workspace_bytes = nib_hessian_add_workspace_bytes(exec.device, &h, SOME);
+    x.data = nib_qb_map((size_t)(SOME * k) * sizeof(float), 1);
+    if (x.data && exec.workspace_bytes && exec.workspace_bytes < SIZE_MAX)
+        exec.workspace = nib_qb_map(exec.workspace_bytes, 1);
+    nib_status status = x.data ? nib_hessian_clear(&exec, &h) : NIB_ERR_OUT_OF_MEMORY;
+    for (int64_t left = 2 * k; left > 0 && status == NIB_OK; left -= x.rows) {
+        x.rows = left < SOME ? left : SOME;
+        status = nib_qb_fill_tokens(&x, &state);
+        if (status == NIB_OK) status = nib_hessian_add(&exec, &x, NIB_HESSIAN_EXACT, &h);
+    }
+    nib_qb_unmap(x.data);
+    nib_qb_unmap(exec.workspace);
+    return status;
+}

@@ -1,0 +1,111 @@
+/* qbench_gptq_test.c: qbench's rows of hessian.h and gptq.h. No speed is judged here. */
+#include "qbench_run.h"
+
+static int have_openblas(void)
+{
+    result r = run("dense --backend cpu --m 1 --n 8 --k 8 --cache hot" QUICK);
+    const int have = r.status == 0;
+    result_free(&r);
+    return have;
+}
+
+static void expect_verified(const char *line, size_t rows)
+{
+    result r = run(line);
+    EXPECT(r.status == 0 && json_array_size(r.rows) == rows, "%s: status %d, %zu rows: %s", line,
+           r.status, json_array_size(r.rows), r.err);
+    for (size_t i = 0; i < json_array_size(r.rows); i++) {
+        EXPECT(json_is_true(json_object_get(row_of(&r, i), "verified")), "%s: %s",
+               text_of(row_of(&r, i), "command"), r.err);
+        EXPECT(number_of(row_of(&r, i), "sol") > 0, "%s has no limit",
+               text_of(row_of(&r, i), "command"));
+    }
+    result_free(&r);
+}
+
+NIB_TEST(QbenchGptq, EveryRowIsVerified)
+{
+    if (!have_openblas()) SKIP("OpenBLAS is not installed");
+    expect_verified("hessian --rows 40 --cols 70 --dtype f32,f16,bf16 --real f32,f64 --threads 2"
+                    QUICK, 6);
+    expect_verified("gptq_factor --cols 1,300 --real f32,f64 --order natural,group-aware" QUICK, 8);
+    expect_verified("gptq --rows 35 --cols 96 --order act,group-aware --real f32,f64"
+                    " --scales frozen,hessian --guard off,on" QUICK, 16);
+    expect_verified("gptq --rows 35 --cols 300 --scales fresh,hessian-fresh,hessian-full"
+                    " --dtype bf16 --threads 2 --isa portable,auto" QUICK, 6);
+    expect_verified("gptq_quantize --rows 5 --cols 96 --format mxfp4,mxfp8-e4m3 --rules ocp"
+                    " --layout swizzled --dtype f16 --guard on" QUICK, 2);
+}
+
+NIB_TEST(QbenchGptq, AWrongResultIsSeen)
+{
+    if (!have_openblas()) SKIP("OpenBLAS is not installed");
+    result r = run("hessian gptq gptq_factor gptq_quantize --rows 8 --cols 64 --real f32,f64"
+                   " --inject-fault" QUICK);
+    EXPECT(r.status == 1 && strstr(r.err, "8 of 8 rows are wrong"), "status %d: %s", r.status,
+           r.err);
+    for (size_t i = 0; i < json_array_size(r.rows); i++)
+        EXPECT(json_is_false(json_object_get(row_of(&r, i), "verified"))
+                   && number_of(row_of(&r, i), "max_err") > 0, "%s",
+               text_of(row_of(&r, i), "command"));
+    result_free(&r);
+}
+
+NIB_TEST(QbenchGptq, ARowSaysWhatItsTimeWentInto)
+{
+    if (!have_openblas()) SKIP("OpenBLAS is not installed");
+    result r = run("gptq --rows 40 --cols 256 --order act --guard off,on" QUICK);
+    REQUIRE(r.status == 0 && json_array_size(r.rows) == 2, "status %d: %s", r.status, r.err);
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *row = row_of(&r, i), *stages = json_object_get(row, "stages_us");
+        EXPECT(!strcmp(text_of(row, "order"), "act") && !strcmp(text_of(row, "real"), "f32")
+                   && !strcmp(text_of(row, "scales"), "frozen")
+                   && !strcmp(text_of(row, "guard"), i ? "on" : "off")
+                   && !strcmp(text_of(row, "limit"), "spotrf"), "row %zu: %s", i,
+               text_of(row, "command"));
+        EXPECT(number_of(stages, "factor") > 0 && number_of(stages, "plain") > 0
+                   && number_of(stages, "sweep") > 0, "row %zu lacks a stage", i);
+        EXPECT(json_is_number(json_object_get(stages, "measure")) == (int)i,
+               "row %zu: only the guard measures", i);
+        /* The limit did the whole of its work, however much it counts. */
+        EXPECT(near(number_of(row, "sol") * number_of(row, "limit_gbps"), number_of(row, "gbps")),
+               "row %zu: sol %g", i, number_of(row, "sol"));
+        EXPECT(strlen(text_of(row, "openblas")) > 0 && strcmp(text_of(row, "openblas"), "(none)"),
+               "row %zu does not say which loops OpenBLAS took", i);
+        EXPECT(number_of(row, "bytes") == 40 * 256 * 4, "row %zu: %g bytes", i,
+               number_of(row, "bytes"));
+    }
+    result_free(&r);
+    r = run("hessian --rows 40 --cols 64 --dtype bf16" QUICK);
+    EXPECT(json_is_null(json_object_get(row_of(&r, 0), "stages_us"))
+               && !strcmp(text_of(row_of(&r, 0), "limit"), "ssyrk")
+               && number_of(row_of(&r, 0), "flops") == 40.0 * 64 * 65, "%s", r.err);
+    result_free(&r);
+    r = run("gptq_factor --cols 64 --order act --format mxfp4" QUICK);
+    const json_t *shape = json_object_get(row_of(&r, 0), "shape");
+    EXPECT(number_of(shape, "cols") == 64 && !json_object_get(shape, "rows"), "%s", r.err);
+    result_free(&r);
+}
+
+NIB_TEST(QbenchGptq, WrongUsageNamesTheChoices)
+{
+    static const struct {
+        const char *arguments, *piece;
+    } rows[] = {
+        { "gptq --order first", "natural, act, group-aware" },
+        { "gptq --scales amax", "frozen, fresh, hessian, hessian-fresh, hessian-full" },
+        { "gptq --real f16", "f32, f64" },
+        { "gptq --guard 1", "off, on" },
+        { "hessian --backend cuda", "--backend cpu" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        result r = run(rows[i].arguments);
+        EXPECT(r.status == 2 && r.err && strstr(r.err, rows[i].piece), "'%s': status %d: %s",
+               rows[i].arguments, r.status, r.err);
+        result_free(&r);
+    }
+    result r = run("gptq --order act --scales fresh --rows 8 --cols 64");
+    EXPECT(r.status == 2 && strstr(r.out, "act"), "fresh scales with act: status %d: %s", r.status,
+           r.err);
+    result_free(&r);
+}
