@@ -151,6 +151,8 @@ static nib_status order_check(const char *what, const nib_gptq_factor *f, nib_gp
     NIB_REQUIRE((unsigned)f->outcome <= NIB_GPTQ_NOT_DEFINITE
                     && (unsigned)f->order_kind <= NIB_GPTQ_GROUP_AWARE, NIB_ERR_ARGUMENT,
                 "%s: factor was not made by nib_gptq_factor_make", what);
+    NIB_REQUIRE(f->outcome != NIB_GPTQ_DONE || f->tries > 0 || f->k == 0, NIB_ERR_ARGUMENT,
+                "%s: factor was not made by nib_gptq_factor_make", what);
     NIB_REQUIRE(!fresh || f->order_kind != NIB_GPTQ_ACT, NIB_ERR_UNSUPPORTED,
                 "%s: fresh scales with act-order, which takes a block's inputs apart", what);
     NIB_REQUIRE(f->order_kind != NIB_GPTQ_GROUP_AWARE || f->block == nib_format_block(format),

@@ -77,7 +77,7 @@ nib_status nib_hessian_add(const nib_exec *exec, const nib_matrix *x,
                 "%s: precision is %d; there are 0 and 1", what, (int)precision);
     NIB_REQUIRE(x->cols == hessian->k, NIB_ERR_SHAPE, "%s: x has %lld columns, hessian %lld", what,
                 (long long)x->cols, (long long)hessian->k);
-    NIB_REQUIRE(x->rows < 2 || x->ld_elems <= INT32_MAX, NIB_ERR_SHAPE,
+    NIB_REQUIRE(x->ld_elems <= INT32_MAX, NIB_ERR_SHAPE,
                 "%s: x->ld_elems is %lld, not below 2^31", what, (long long)x->ld_elems);
     NIB_NEED(ops, hessian_add, what);
     NIB_LOG(exec, &launch, "hessian", .matrix = x, .hessian = hessian);

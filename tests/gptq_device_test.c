@@ -232,6 +232,7 @@ static void check(const layer *c)
 
 NIB_TEST(OnDeviceGptqBackends, SumsAndRounds)
 {
+    if (nib_bench_cpu.gemm_missing()) SKIP(nib_bench_cpu.gemm_missing());
     const layer cases[] = {
         { NIB_REAL_F64, NIB_NVFP4, NIB_BF16, 6, 80, 150, NIB_GPTQ_NATURAL,
           NIB_GPTQ_SCALES_FROZEN, 0 },

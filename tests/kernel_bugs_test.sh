@@ -173,7 +173,7 @@ run() { # MEANS LIBRARY FILTER
     [ "$schedule" != tsan ] || schedule=forward
     NIBBLE_TEST_DEVICE=cuda NIBBLE_CUDA_LIBRARY=$2 NIB_EMU_SCHEDULE=$schedule OMP_NUM_THREADS=1 \
         TSAN_OPTIONS="exitcode=66 halt_on_error=1 history_size=7" \
-        timeout 300 "$(folder_of "$1")/tests/all" --gtest_filter="$3" --gtest_fail_fast \
+        timeout 900 "$(folder_of "$1")/tests/all" --gtest_filter="$3" --gtest_fail_fast \
         >"$log" 2>&1
 }
 

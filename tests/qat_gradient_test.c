@@ -8,9 +8,9 @@
 #include "host/tools/qat_model.c"
 #include "shim.h"
 
-void qat_multiply(int ta, int tb, int64_t rows, int64_t cols, int64_t k, nib_real alpha,
-                  const nib_real *a, int64_t lda, const nib_real *b, int64_t ldb, int add,
-                  nib_real *c, int64_t ldc)
+void qat_multiply(int ta, int tb, int64_t rows, int64_t cols, int64_t k, llm_real alpha,
+                  const llm_real *a, int64_t lda, const llm_real *b, int64_t ldb, int add,
+                  llm_real *c, int64_t ldc)
 {
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < cols; j++) {
@@ -33,8 +33,8 @@ static const uint8_t tokens[SEQUENCES * 6] = { 3, 18, 0, 3, 7, 7, 11, 2, 2, 18, 
 
 /* y = x + c with c that is fixed by the place: its derivative is the identity, as straight-through
  * says, but products see other numbers than x. */
-static void moved(void *user, int64_t rows, int64_t k, const nib_real *x, nib_real amax,
-                  nib_real *y, uint8_t *mask)
+static void moved(void *user, int64_t rows, int64_t k, const llm_real *x, llm_real amax,
+                  llm_real *y, uint8_t *mask)
 {
     (void)user, (void)amax;
     uint64_t state = (uint64_t)(rows * 1000 + k);
@@ -44,8 +44,8 @@ static void moved(void *user, int64_t rows, int64_t k, const nib_real *x, nib_re
 }
 
 /* Inputs are clamped to +-0.8, weights as above. */
-static void clamped(void *user, int64_t rows, int64_t k, const nib_real *x, nib_real amax,
-                    nib_real *y, uint8_t *mask)
+static void clamped(void *user, int64_t rows, int64_t k, const llm_real *x, llm_real amax,
+                    llm_real *y, uint8_t *mask)
 {
     moved(user, rows, k, x, amax, y, mask);
     if (!mask) return;
@@ -57,13 +57,13 @@ static void clamped(void *user, int64_t rows, int64_t k, const nib_real *x, nib_
     }
 }
 
-static nib_real amax_of(void *user, int64_t rows, int64_t k, const nib_real *x)
+static llm_real amax_of(void *user, int64_t rows, int64_t k, const llm_real *x)
 {
     (void)user, (void)rows, (void)k;
     return fabs(x[0]);
 }
 
-static void by_mask(void *user, int64_t rows, int64_t k, nib_real *dx, uint8_t *mask)
+static void by_mask(void *user, int64_t rows, int64_t k, llm_real *dx, uint8_t *mask)
 {
     (void)user;
     for (int64_t i = 0; i < rows * k; i++)

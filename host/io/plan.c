@@ -219,7 +219,7 @@ static void gptq_text(const nib_checkpoint_gptq *g, char *text, size_t bytes)
     const nib_gptq_factor_options *f = g && g->factor ? g->factor : &none;
     text[0] = '\0';
     if (g)
-        snprintf(text, bytes, "gptq=%s,order%d,scales%d,damping%g..%g,guard%d,f%d,rotate%d ",
+        snprintf(text, bytes, "gptq=%s,order%d,scales%d,damping%.17g..%.17g,guard%d,f%d,rotate%d ",
                  g->inputs ? "inputs" : "hessians", (int)f->order, (int)g->scales, f->damping,
                  f->most_damping, !g->without_guard, g->real_bits, g->rotate);
 }

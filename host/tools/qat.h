@@ -35,30 +35,30 @@ typedef struct qat_places {
 
 /* A linear layer's input and what it is fake-quantized to; the same memory if it is not. */
 typedef struct qat_input {
-    nib_real *plain, *fake;
+    llm_real *plain, *fake;
     uint8_t  *mask; /* bit c % 8 of byte c / 8 of a row: not clamped */
 } qat_input;
 
 /* What one layer keeps for its gradient. */
 typedef struct qat_kept {
-    nib_real *x, *x_middle;         /* residual stream at the layer's start and before its MLP */
-    nib_real *rms_attention, *rms_mlp;
+    llm_real *x, *x_middle;         /* residual stream at the layer's start and before its MLP */
+    llm_real *rms_attention, *rms_mlp;
     qat_input normed, mixed, normed_mlp, product; /* inputs of qkv, o, gate and up, down */
-    nib_real *q, *k, *v;            /* q and k rotated */
-    nib_real *scores;               /* sequence x head x context x context, after softmax */
-    nib_real *gate, *up;
+    llm_real *q, *k, *v;            /* q and k rotated */
+    llm_real *scores;               /* sequence x head x context x context, after softmax */
+    llm_real *gate, *up;
 } qat_kept;
 
 /* How matrices are fake-quantized: rows of k values, blocks along them. */
 typedef struct qat_fake {
     void *user;
-    nib_real (*amax)(void *user, int64_t rows, int64_t k, const nib_real *x);
+    llm_real (*amax)(void *user, int64_t rows, int64_t k, const llm_real *x);
     /* y = fake(x). amax: x's, or that of all weights that share x's tensor scale. mask: NULL for
      * weights, whose gradient goes straight through; else out. */
-    void (*values)(void *user, int64_t rows, int64_t k, const nib_real *x, nib_real amax,
-                   nib_real *y, uint8_t *mask);
+    void (*values)(void *user, int64_t rows, int64_t k, const llm_real *x, llm_real amax,
+                   llm_real *y, uint8_t *mask);
     /* dx = the surrogate's gradient for dx, in place. */
-    void (*gradient)(void *user, int64_t rows, int64_t k, nib_real *dx, uint8_t *mask);
+    void (*gradient)(void *user, int64_t rows, int64_t k, llm_real *dx, uint8_t *mask);
 } qat_fake;
 
 enum { QAT_SCRATCH = 5 };
@@ -67,11 +67,11 @@ typedef struct qat_model {
     qat_shape  shape;
     int64_t    sequences;           /* of a batch, each of context tokens */
     qat_places at;
-    nib_real  *value, *grad, *fake_value; /* fake_value: fake-quantized weights */
+    llm_real  *value, *grad, *fake_value; /* fake_value: fake-quantized weights */
     qat_kept  *kept;
-    nib_real  *rope, *x_end, *normed_end, *rms_end, *logits;
-    nib_real  *scratch[QAT_SCRATCH]; /* rows x the widest of hidden, inner, heads * head_dim */
-    nib_real  *d_scores;            /* context x context */
+    llm_real  *rope, *x_end, *normed_end, *rms_end, *logits;
+    llm_real  *scratch[QAT_SCRATCH]; /* rows x the widest of hidden, inner, heads * head_dim */
+    llm_real  *d_scores;            /* context x context */
     void      *memory;
     size_t     memory_used;
 } qat_model;
@@ -97,15 +97,15 @@ void qat_backward(qat_model *m, const uint8_t *tokens, const qat_fake *fake);
 
 /* c[rows, cols] = a . b + add * c, row-major; ta: a is stored [k, rows]; tb: b is stored
  * [cols, k]. What the including program multiplies by. */
-void qat_multiply(int ta, int tb, int64_t rows, int64_t cols, int64_t k, nib_real alpha,
-                  const nib_real *a, int64_t lda, const nib_real *b, int64_t ldb, int add,
-                  nib_real *c, int64_t ldc);
+void qat_multiply(int ta, int tb, int64_t rows, int64_t cols, int64_t k, llm_real alpha,
+                  const llm_real *a, int64_t lda, const llm_real *b, int64_t ldb, int add,
+                  llm_real *c, int64_t ldc);
 
 /* AdamW (arXiv:1711.05101). Returns the gradient's norm before it was clipped. */
 typedef struct qat_adam {
     double    rate, beta1, beta2, eps, decay, clip;
     int64_t   step;
-    nib_real *first, *second; /* moments */
+    llm_real *first, *second; /* moments */
 } qat_adam;
 
 double qat_adam_step(qat_adam *adam, qat_model *m);

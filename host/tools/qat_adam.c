@@ -14,17 +14,17 @@ double qat_adam_step(qat_adam *a, qat_model *m)
     double square = 0;
     for (size_t i = 0; i < m->at.n; i++) square += (double)m->grad[i] * (double)m->grad[i];
     const double norm = sqrt(square);
-    const nib_real shrink = (nib_real)(norm > a->clip ? a->clip / norm : 1);
+    const llm_real shrink = (llm_real)(norm > a->clip ? a->clip / norm : 1);
     a->step++;
-    const nib_real b1 = (nib_real)a->beta1, b2 = (nib_real)a->beta2, eps = (nib_real)a->eps;
-    const nib_real fair1 = (nib_real)(1 / (1 - pow(a->beta1, (double)a->step)));
-    const nib_real fair2 = (nib_real)(1 / (1 - pow(a->beta2, (double)a->step)));
-    const nib_real rate = (nib_real)a->rate;
+    const llm_real b1 = (llm_real)a->beta1, b2 = (llm_real)a->beta2, eps = (llm_real)a->eps;
+    const llm_real fair1 = (llm_real)(1 / (1 - pow(a->beta1, (double)a->step)));
+    const llm_real fair2 = (llm_real)(1 / (1 - pow(a->beta2, (double)a->step)));
+    const llm_real rate = (llm_real)a->rate;
     const size_t hidden = (size_t)m->shape.hidden; /* every tensor is a multiple of it */
     for (size_t begin = 0; begin < m->at.n; begin += hidden) {
-        const nib_real keep = (nib_real)(1 - a->rate * decay_of(a, m, begin));
+        const llm_real keep = (llm_real)(1 - a->rate * decay_of(a, m, begin));
         for (size_t i = begin; i < begin + hidden; i++) {
-            const nib_real g = m->grad[i] * shrink;
+            const llm_real g = m->grad[i] * shrink;
             a->first[i] = b1 * a->first[i] + (1 - b1) * g;
             a->second[i] = b2 * a->second[i] + (1 - b2) * g * g;
             m->value[i] = m->value[i] * keep

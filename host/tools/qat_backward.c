@@ -4,40 +4,40 @@
 #include "host/tools/qat.h"
 
 /* dx (+)= gradient through y = x / rms(x) * weight; d_weight += its weight's. */
-static void rms_norm_backward(int64_t rows, int64_t n, const nib_real *x, const nib_real *weight,
-                              const nib_real *inverse_rms, const nib_real *dy, int add,
-                              nib_real *dx, nib_real *d_weight)
+static void rms_norm_backward(int64_t rows, int64_t n, const llm_real *x, const llm_real *weight,
+                              const llm_real *inverse_rms, const llm_real *dy, int add,
+                              llm_real *dx, llm_real *d_weight)
 {
     for (int64_t r = 0; r < rows; r++) {
-        const nib_real *xr = x + r * n, *dyr = dy + r * n, inverse = inverse_rms[r];
-        nib_real *dxr = dx + r * n, dot = 0;
+        const llm_real *xr = x + r * n, *dyr = dy + r * n, inverse = inverse_rms[r];
+        llm_real *dxr = dx + r * n, dot = 0;
         for (int64_t i = 0; i < n; i++) {
             dot += dyr[i] * weight[i] * xr[i];
             d_weight[i] += dyr[i] * xr[i] * inverse;
         }
-        const nib_real back = dot * inverse * inverse / (nib_real)n;
+        const llm_real back = dot * inverse * inverse / (llm_real)n;
         for (int64_t i = 0; i < n; i++) {
-            const nib_real d = (dyr[i] * weight[i] - xr[i] * back) * inverse;
+            const llm_real d = (dyr[i] * weight[i] - xr[i] * back) * inverse;
             dxr[i] = add ? dxr[i] + d : d;
         }
     }
 }
 
 /* In the place of gate and up: their gradients. */
-static void swiglu_backward(int64_t n, const nib_real *dy, nib_real *gate, nib_real *up)
+static void swiglu_backward(int64_t n, const llm_real *dy, llm_real *gate, llm_real *up)
 {
     for (int64_t i = 0; i < n; i++) {
-        const nib_real g = gate[i], u = up[i], p = nib_sigmoid(g);
+        const llm_real g = gate[i], u = up[i], p = nib_sigmoid(g);
         gate[i] = dy[i] * u * p * (1 + g * (1 - p));
         up[i] = dy[i] * g * p;
     }
 }
 
 /* ds = gradient through p = softmax(s), in place of dp. */
-static void causal_softmax_backward(int64_t n, const nib_real *p, nib_real *dp)
+static void causal_softmax_backward(int64_t n, const llm_real *p, llm_real *dp)
 {
     for (int64_t r = 0; r < n; r++) {
-        nib_real dot = 0;
+        llm_real dot = 0;
         for (int64_t c = 0; c <= r; c++) dot += p[r * n + c] * dp[r * n + c];
         for (int64_t c = 0; c <= r; c++) dp[r * n + c] = p[r * n + c] * (dp[r * n + c] - dot);
         for (int64_t c = r + 1; c < n; c++) dp[r * n + c] = 0;
@@ -45,9 +45,9 @@ static void causal_softmax_backward(int64_t n, const nib_real *p, nib_real *dp)
 }
 
 /* dx (+)= dy . W, and d_W += dy^T . x: x and W as the forward pass multiplied them. */
-static void linear_backward(qat_model *m, const nib_real *weights, const qat_layer_at *at,
-                            qat_linear linear, const nib_real *x, const nib_real *dy, int add,
-                            nib_real *dx)
+static void linear_backward(qat_model *m, const llm_real *weights, const qat_layer_at *at,
+                            qat_linear linear, const llm_real *x, const llm_real *dy, int add,
+                            llm_real *dx)
 {
     const int64_t n = qat_linear_rows(&m->shape, linear), k = qat_linear_cols(&m->shape, linear);
     const int64_t rows = m->sequences * m->shape.context;
@@ -56,24 +56,24 @@ static void linear_backward(qat_model *m, const nib_real *weights, const qat_lay
 }
 
 static void input_backward(const qat_model *m, const qat_input *in, int64_t cols,
-                           const qat_fake *fake, nib_real *dx)
+                           const qat_fake *fake, llm_real *dx)
 {
     if (fake)
         fake->gradient(fake->user, m->sequences * m->shape.context, cols, dx, in->mask);
 }
 
 /* dq, dk, dv from d_mixed. */
-static void attention_backward(qat_model *m, const qat_kept *kept, const nib_real *d_mixed,
-                               nib_real *dq, nib_real *dk, nib_real *dv)
+static void attention_backward(qat_model *m, const qat_kept *kept, const llm_real *d_mixed,
+                               llm_real *dq, llm_real *dk, llm_real *dv)
 {
     const qat_shape *s = &m->shape;
     const int64_t t = s->context, d = s->head_dim, q_ld = s->heads * d, kv_ld = s->kv_heads * d;
     const int64_t group = s->heads / s->kv_heads;
-    const nib_real scale = 1 / sqrt((nib_real)d);
+    const llm_real scale = 1 / sqrt((llm_real)d);
     for (int64_t b = 0; b < m->sequences; b++)
         for (int64_t h = 0; h < s->heads; h++) {
             const int64_t q_at = b * t * q_ld + h * d, kv_at = b * t * kv_ld + h / group * d;
-            const nib_real *p = kept->scores + (b * s->heads + h) * t * t;
+            const llm_real *p = kept->scores + (b * s->heads + h) * t * t;
             const int add = h % group != 0; /* the first head of a group begins its sum */
             qat_multiply(0, 1, t, t, d, 1, d_mixed + q_at, q_ld, kept->v + kv_at, kv_ld, 0,
                          m->d_scores, t);
@@ -87,15 +87,15 @@ static void attention_backward(qat_model *m, const qat_kept *kept, const nib_rea
 }
 
 /* dx: the gradient at the layer's end, then at its start. */
-static void layer_backward(qat_model *m, int64_t l, const qat_fake *fake, nib_real *dx)
+static void layer_backward(qat_model *m, int64_t l, const qat_fake *fake, llm_real *dx)
 {
     const qat_shape *s = &m->shape;
     const qat_layer_at *at = &m->at.layer[l];
     qat_kept *k = &m->kept[l];
     const int64_t rows = m->sequences * s->context, hidden = s->hidden;
-    const nib_real *w = fake ? m->fake_value : m->value;
+    const llm_real *w = fake ? m->fake_value : m->value;
 #define IN(input) (fake ? (input).fake : (input).plain)
-    nib_real *d_in = m->scratch[1], *dq = m->scratch[2], *dk = m->scratch[3], *dv = m->scratch[4];
+    llm_real *d_in = m->scratch[1], *dq = m->scratch[2], *dk = m->scratch[3], *dv = m->scratch[4];
 
     linear_backward(m, w, at, QAT_DOWN, IN(k->product), dx, 0, d_in);
     input_backward(m, &k->product, s->inner, fake, d_in);
@@ -124,13 +124,13 @@ void qat_backward(qat_model *m, const uint8_t *tokens, const qat_fake *fake)
 {
     const qat_shape *s = &m->shape;
     const int64_t rows = m->sequences * s->context, hidden = s->hidden;
-    const nib_real *embedding = m->value + m->at.embedding, share = 1 / (nib_real)rows;
-    nib_real *d_embedding = m->grad + m->at.embedding, *dx = m->scratch[0], *d_in = m->scratch[1];
+    const llm_real *embedding = m->value + m->at.embedding, share = 1 / (llm_real)rows;
+    llm_real *d_embedding = m->grad + m->at.embedding, *dx = m->scratch[0], *d_in = m->scratch[1];
     memset(m->grad, 0, m->at.n * sizeof *m->grad);
 
     /* The logits' memory holds the probabilities. */
     for (int64_t r = 0; r < rows; r++) {
-        nib_real *row = m->logits + r * s->vocab;
+        llm_real *row = m->logits + r * s->vocab;
         row[tokens[r / s->context * (s->context + 1) + r % s->context + 1]] -= 1;
         for (int64_t i = 0; i < s->vocab; i++) row[i] *= share;
     }
@@ -142,7 +142,7 @@ void qat_backward(qat_model *m, const uint8_t *tokens, const qat_fake *fake)
                       m->grad + m->at.norm);
     for (int64_t l = s->layers - 1; l >= 0; l--) layer_backward(m, l, fake, dx);
     for (int64_t r = 0; r < rows; r++) {
-        nib_real *of = d_embedding
+        llm_real *of = d_embedding
                      + tokens[r / s->context * (s->context + 1) + r % s->context] * hidden;
         for (int64_t i = 0; i < hidden; i++) of[i] += dx[r * hidden + i];
     }

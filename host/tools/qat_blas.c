@@ -3,9 +3,9 @@
 
 #include "host/tools/qat.h"
 
-void qat_multiply(int ta, int tb, int64_t rows, int64_t cols, int64_t k, nib_real alpha,
-                  const nib_real *a, int64_t lda, const nib_real *b, int64_t ldb, int add,
-                  nib_real *c, int64_t ldc)
+void qat_multiply(int ta, int tb, int64_t rows, int64_t cols, int64_t k, llm_real alpha,
+                  const llm_real *a, int64_t lda, const llm_real *b, int64_t ldb, int add,
+                  llm_real *c, int64_t ldc)
 {
     cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans,
                 (blasint)rows, (blasint)cols, (blasint)k, alpha, a, (blasint)lda, b, (blasint)ldb,

@@ -11,10 +11,10 @@ static void weights_fake(qat_model *m, const qat_layer_at *at, const qat_fake *f
 {
     const qat_shape *s = &m->shape;
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
-        nib_real most = 0;
+        llm_real most = 0;
         for (int i = 0; i < 3 && groups[g][i] >= 0; i++) {
             const qat_linear linear = (qat_linear)groups[g][i];
-            const nib_real amax = fake->amax(fake->user, qat_linear_rows(s, linear),
+            const llm_real amax = fake->amax(fake->user, qat_linear_rows(s, linear),
                                              qat_linear_cols(s, linear),
                                              m->value + at->linear[linear]);
             most = amax > most ? amax : most;
@@ -28,7 +28,7 @@ static void weights_fake(qat_model *m, const qat_layer_at *at, const qat_fake *f
     }
 }
 
-static const nib_real *input_fake(const qat_model *m, const qat_input *in, int64_t cols,
+static const llm_real *input_fake(const qat_model *m, const qat_input *in, int64_t cols,
                                   const qat_fake *fake)
 {
     if (!fake) return in->plain;
@@ -39,8 +39,8 @@ static const nib_real *input_fake(const qat_model *m, const qat_input *in, int64
 }
 
 /* y = x . W^T (+ y) */
-static void linear_forward(qat_model *m, const nib_real *weights, const qat_layer_at *at,
-                           qat_linear linear, const nib_real *x, int add, nib_real *y)
+static void linear_forward(qat_model *m, const llm_real *weights, const qat_layer_at *at,
+                           qat_linear linear, const llm_real *x, int add, llm_real *y)
 {
     const int64_t n = qat_linear_rows(&m->shape, linear), k = qat_linear_cols(&m->shape, linear);
     qat_multiply(0, 1, m->sequences * m->shape.context, n, k, 1, x, k, weights + at->linear[linear],
@@ -52,12 +52,12 @@ static void attention_forward(qat_model *m, qat_kept *kept)
 {
     const qat_shape *s = &m->shape;
     const int64_t t = s->context, d = s->head_dim, q_ld = s->heads * d, kv_ld = s->kv_heads * d;
-    const nib_real scale = 1 / sqrt((nib_real)d);
+    const llm_real scale = 1 / sqrt((llm_real)d);
     for (int64_t b = 0; b < m->sequences; b++)
         for (int64_t h = 0; h < s->heads; h++) {
             const int64_t q_at = b * t * q_ld + h * d;
             const int64_t kv_at = b * t * kv_ld + h / (s->heads / s->kv_heads) * d;
-            nib_real *scores = kept->scores + (b * s->heads + h) * t * t;
+            llm_real *scores = kept->scores + (b * s->heads + h) * t * t;
             qat_multiply(0, 1, t, t, d, scale, kept->q + q_at, q_ld, kept->k + kv_at, kv_ld, 0,
                          scores, t);
             nib_causal_softmax(t, scores);
@@ -66,19 +66,19 @@ static void attention_forward(qat_model *m, qat_kept *kept)
         }
 }
 
-static void layer_forward(qat_model *m, int64_t l, const qat_fake *fake, nib_real *x_next)
+static void layer_forward(qat_model *m, int64_t l, const qat_fake *fake, llm_real *x_next)
 {
     const qat_shape *s = &m->shape;
     const qat_layer_at *at = &m->at.layer[l];
     qat_kept *k = &m->kept[l];
     const int64_t rows = m->sequences * s->context, hidden = s->hidden;
-    const nib_real eps = (nib_real)s->eps;
+    const llm_real eps = (llm_real)s->eps;
     if (fake) weights_fake(m, at, fake);
-    const nib_real *w = fake ? m->fake_value : m->value;
+    const llm_real *w = fake ? m->fake_value : m->value;
 
     nib_rms_norm(rows, hidden, k->x, m->value + at->norm_attention, eps, k->normed.plain,
                  k->rms_attention);
-    const nib_real *in = input_fake(m, &k->normed, hidden, fake);
+    const llm_real *in = input_fake(m, &k->normed, hidden, fake);
     linear_forward(m, w, at, QAT_Q, in, 0, k->q);
     linear_forward(m, w, at, QAT_K, in, 0, k->k);
     linear_forward(m, w, at, QAT_V, in, 0, k->v);
@@ -104,7 +104,7 @@ double qat_forward(qat_model *m, const uint8_t *tokens, const qat_fake *fake)
 {
     const qat_shape *s = &m->shape;
     const int64_t rows = m->sequences * s->context, hidden = s->hidden;
-    const nib_real *embedding = m->value + m->at.embedding;
+    const llm_real *embedding = m->value + m->at.embedding;
     for (int64_t r = 0; r < rows; r++) {
         const uint8_t token = tokens[r / s->context * (s->context + 1) + r % s->context];
         memcpy(m->kept[0].x + r * hidden, embedding + token * hidden,
@@ -112,7 +112,7 @@ double qat_forward(qat_model *m, const uint8_t *tokens, const qat_fake *fake)
     }
     for (int64_t l = 0; l < s->layers; l++)
         layer_forward(m, l, fake, l + 1 < s->layers ? m->kept[l + 1].x : m->x_end);
-    nib_rms_norm(rows, hidden, m->x_end, m->value + m->at.norm, (nib_real)s->eps, m->normed_end,
+    nib_rms_norm(rows, hidden, m->x_end, m->value + m->at.norm, (llm_real)s->eps, m->normed_end,
                  m->rms_end);
     qat_multiply(0, 1, rows, s->vocab, hidden, 1, m->normed_end, hidden, embedding, hidden, 0,
                  m->logits, s->vocab);

@@ -51,7 +51,7 @@ static void *take(qat_model *m, int64_t count, size_t width)
     return m->memory ? (char *)m->memory + at : NULL;
 }
 
-static nib_real *reals(qat_model *m, int64_t count) { return take(m, count, sizeof(nib_real)); }
+static llm_real *reals(qat_model *m, int64_t count) { return take(m, count, sizeof(llm_real)); }
 
 static qat_input input_take(qat_model *m, int64_t rows, int64_t cols)
 {
@@ -137,16 +137,16 @@ uint64_t qat_random(uint64_t *state)
 }
 
 /* Box and Muller's transform. */
-static void normal_fill(uint64_t *state, double deviation, size_t n, nib_real *x)
+static void normal_fill(uint64_t *state, double deviation, size_t n, llm_real *x)
 {
     for (size_t i = 0; i < n; i++) {
         const double u = ((double)(qat_random(state) >> 11) + 0.5) * 0x1p-53;
         const double v = (double)(qat_random(state) >> 11) * 0x1p-53;
-        x[i] = (nib_real)(deviation * sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
+        x[i] = (llm_real)(deviation * sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
     }
 }
 
-static void ones_fill(size_t n, nib_real *x)
+static void ones_fill(size_t n, llm_real *x)
 {
     for (size_t i = 0; i < n; i++) x[i] = 1;
 }

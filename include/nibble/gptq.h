@@ -30,6 +30,8 @@
  *                 T (257 k (r + 1) + 32 k + 80000 r + 1024) + 8 rows + 17 k + 1024. On CUDA of
  *                 R = min(rows, 4096) rows, at most R (k (r + 1) + k / 8 + 512 r + 1) + 16 rows
  *                 + 7 MiB
+ *     within      a call on the CPU allocates and frees 8 k for each thread, and 40 k + 8 rows, or
+ *                 less
  */
 #ifndef NIBBLE_GPTQ_H
 #define NIBBLE_GPTQ_H

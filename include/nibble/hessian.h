@@ -12,6 +12,9 @@
  * every number of threads, on one kind of processor. A program that multiplies by OpenBLAS in other
  * threads at the same time does so on one thread meanwhile.
  *
+ * On CUDA nib_hessian_add and nib_gptq_quantize need cublasLt, and nib_hessian_inverse and
+ * nib_gptq_factor_make need cuSOLVER; nib_prepare with NIB_PREPARE_GPTQ opens both.
+ *
  * Each function also returns NIB_ERR_ARGUMENT for a NULL pointer, a size below the first version's
  * or an unknown enum value; NIB_ERR_SHAPE for k or ld_elems < k out of 0 .. 2^31 - 1;
  * NIB_ERR_ALIGNMENT for data not aligned to its numbers; NIB_ERR_UNSUPPORTED where the backend does
@@ -61,10 +64,12 @@ size_t nib_hessian_add_workspace_bytes(const nib_device *device, const nib_hessi
  *
  *   x   rows x k: a token a row, of any dtype
  *
- * F32: each sum over a call's tokens is within rows * 2^-24 * sum |x_i x_j|, and the sum over calls
- * adds 2^-24 of |H_ij| for each; F64: the same with 2^-53, bf16 and f16 products being exact.
+ * F32: each sum over a call's tokens is within rows * 2^-24 * sum |x_i x_j|, and adding to H what
+ * was there before costs 2^-24 of |H_ij| for each 256 tokens of a call or part of them; F64: the
+ * same with 2^-53, bf16 and f16 products being exact.
  * NaN and Inf go through: their column's diagonal element is then not finite, which
- * nib_hessian_check finds. Asynchronous. Also returns NIB_ERR_SHAPE if x->cols is not k. */
+ * nib_hessian_check finds. Asynchronous. Also returns NIB_ERR_SHAPE if x->cols is not k, or
+ * x->ld_elems not below 2^31. */
 nib_status nib_hessian_add(const nib_exec *exec, const nib_matrix *x,
                            nib_hessian_precision precision, const nib_hessian *hessian);
 

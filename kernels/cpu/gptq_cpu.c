@@ -129,8 +129,9 @@ static void job_make(const nib_gptq_request *r, uint8_t *workspace, nib_gptq_job
     for (int64_t c = 0; c < k; c++) {
         const double pivot = nib_real_get(r->factor->l, job->f64, c * r->factor->ld_elems + c);
         const double own = nib_hessian_diag(h, r->factor->order[k - 1 - c]);
-        job->pivot_sq[c] = pivot * pivot;
-        job->extra[c] = own == 0.0 ? r->factor->added + 1.0 : r->factor->added;
+        /* Dead inputs are no part of any error: what was added for them would drown small ones. */
+        job->pivot_sq[c] = own == 0.0 ? 0.0 : pivot * pivot;
+        job->extra[c] = own == 0.0 ? 0.0 : r->factor->added;
     }
 }
 

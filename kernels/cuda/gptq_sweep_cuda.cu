@@ -243,8 +243,8 @@ __device__ __forceinline__ double store_steps(const GptqLayer &g, int64_t row, i
         const double  pivot = (double)((const T *)g.l)[col * g.l_ld + col];
         const T       own = ((const T *)g.h)[p * g.h_ld + p];
         const T       e = s.target[r] - (T)q, d = s.w[r] - (T)q;
-        error += (double)(e * e * (T)(pivot * pivot))
-               - (double)(d * d * (T)(own == (T)0 ? g.added + 1.0 : g.added));
+        if (own != (T)0) /* dead inputs are no part of an error */
+            error += (double)(e * e * (T)(pivot * pivot)) - (double)(d * d * (T)g.added);
         ((T *)g.d)[row * g.k + col] = d;
         g.tile_codes[row * g.k + p] = (uint8_t)code;
     }

@@ -7,7 +7,7 @@
 
 #define CUDART_VERSION 13000
 
-enum cudaError_t {
+enum cudaError_t : int { /* libraries put numbers of their own into it */
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,

@@ -194,7 +194,7 @@ bool lacks_libraries()
     char why[NIB_WHY_BYTES] = "";
     EXPECT(nib_cuda_prepare(0, NIB_PREPARE_GPTQ, why) == NIB_OK, "%s", why);
     EXPECT_CUDA(nib_cuda_load_gptq()); /* again, after a reset of the emulator's */
-    return nib_cuda_solver_why_not(0) != nullptr;
+    return nib_cuda_solver_why_not(0) || nib_bench_cpu.gemm_missing(); /* the CPU's own: OpenBLAS */
 }
 
 double real_at(const Case &c, const std::vector<uint8_t> &all, int64_t i, int64_t j)
@@ -281,7 +281,7 @@ bool is_fresh(nib_gptq_scales s)
 /* Every choice of scales with every order, the two types, ragged and whole numbers of inputs. */
 NIB_TEST(CudaGptq, IsTheCpus)
 {
-    if (lacks_libraries()) SKIP("cuSOLVER cannot be opened");
+    if (lacks_libraries()) SKIP("cuSOLVER or OpenBLAS cannot be opened");
     each_schedule([] {
         for (const nib_gptq_scales scales : all_scales) {
             for (int order = 0; order < 3; order++) {
@@ -297,7 +297,7 @@ NIB_TEST(CudaGptq, IsTheCpus)
 
 NIB_TEST(CudaGptq, TakesEveryFormat)
 {
-    if (lacks_libraries()) SKIP("cuSOLVER cannot be opened");
+    if (lacks_libraries()) SKIP("cuSOLVER or OpenBLAS cannot be opened");
     const nib_format formats[] = {
         NIB_NVFP4_B32, NIB_MXFP4, NIB_MXFP4_B16, NIB_MXFP6_E2M3, NIB_MXFP6_E3M2, NIB_MXFP8_E4M3,
         NIB_MXFP8_E5M2, NIB_FP6_E2M3_B8, NIB_FP6_E2M3_B16, NIB_FP8_E4M3_B8, NIB_FP8_E4M3_B32,
@@ -315,7 +315,7 @@ NIB_TEST(CudaGptq, TakesEveryFormat)
 
 NIB_TEST(CudaGptq, TakesEveryRequest)
 {
-    if (lacks_libraries()) SKIP("cuSOLVER cannot be opened");
+    if (lacks_libraries()) SKIP("cuSOLVER or OpenBLAS cannot be opened");
     Case c;
     c.scales = NIB_GPTQ_SCALES_FRESH;
     for (const nib_scale_choice choice : { NIB_SCALE_MSE, NIB_SCALE_MSE_FULL,
@@ -360,7 +360,7 @@ NIB_TEST(CudaGptq, WorkspaceIsWhatTheHeaderSays)
 /* More than one block of steps and more than one panel of them, in both types. */
 NIB_TEST(CudaGptq, CarriesErrorsFar)
 {
-    if (lacks_libraries()) SKIP("cuSOLVER cannot be opened");
+    if (lacks_libraries()) SKIP("cuSOLVER or OpenBLAS cannot be opened");
     Case c;
     c.rows = 3, c.k = NIB_GPTQ_PANEL + NIB_GPTQ_STEPS + 20, c.order = NIB_GPTQ_ACT;
     c.tokens = 60;
@@ -375,7 +375,7 @@ NIB_TEST(CudaGptq, CarriesErrorsFar)
 
 NIB_TEST(CudaGptq, InverseIsTheCpus)
 {
-    if (lacks_libraries()) SKIP("cuSOLVER cannot be opened");
+    if (lacks_libraries()) SKIP("cuSOLVER or OpenBLAS cannot be opened");
     each_schedule([] {
         for (const nib_real real : { NIB_REAL_F32, NIB_REAL_F64 }) {
             for (const int64_t k : { 6, 45, 130 }) {
@@ -393,7 +393,7 @@ NIB_TEST(CudaGptq, InverseIsTheCpus)
 /* A minor that is not positive definite is told, and so is NaN, of which cuSOLVER says nothing. */
 NIB_TEST(CudaGptq, TellsOfMinors)
 {
-    if (lacks_libraries()) SKIP("cuSOLVER cannot be opened");
+    if (lacks_libraries()) SKIP("cuSOLVER or OpenBLAS cannot be opened");
     Case  c;
     Input in = input_of(c);
     in.mean = -100 * in.mean; /* added to the diagonal: less than nothing */
@@ -409,7 +409,7 @@ NIB_TEST(CudaGptq, TellsOfMinors)
 
 NIB_TEST(CudaGptq, CanBeCancelled)
 {
-    if (lacks_libraries()) SKIP("cuSOLVER cannot be opened");
+    if (lacks_libraries()) SKIP("cuSOLVER or OpenBLAS cannot be opened");
     const Case    c;
     const int32_t yes = 1, no = 0;
     const Input   in = input_of(c);
