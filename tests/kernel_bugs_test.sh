@@ -88,9 +88,8 @@ offsets_believed       grouped_tile.cuh   grouped_cuda.cu   forward OnDeviceGrou
 step_range_too_early   steps_cuda.cu      -                 tsan    OnDeviceSteps.Threads*
     /after the last reader of the group before/d
     s/job->groups, NIB_STEPS_MOST_BLOCKS/job->groups, 1/
-step_sums_too_early    steps_cuda.cu      -                 tsan    OnDeviceSteps.Threads*
-    /before the next step.s partial sums/d
-    s/at_most\(steps, NIB_STEPS_MOST_BLOCKS\)/at_most(steps, 1)/
+step_sums_too_early    steps_cuda.cu      -                 forward OnDeviceSteps*
+    /^            __syncthreads\(\);$/d
 factor_of_other_group  steps_cuda.cu      -                 forward OnDeviceSteps*
     s/k == job.groups - 1 \? job.last_factor : job.factor/job.factor/
 lanes_left_out         steps_cuda.cu      -                 forward OnDeviceSteps*

@@ -447,7 +447,8 @@ NIB_TEST(CudaGptq, FailuresAreTold)
     EXPECT(o.status == NIB_ERR_DEVICE && strstr(o.why, "a triangular inverse: status 7"), "%s",
            o.why);
     (void)nib_emu_inject("none");
-    check(c);
+    EXPECT(run(true, c, in, false).status == NIB_OK, "nothing of it stays");
+    if (!lacks_libraries()) check(c);
 }
 
 NIB_TEST(CudaGptq, NamesWhatIsMissing)
