@@ -341,6 +341,9 @@ typedef struct nib_bench_cuda_ops {
                             int64_t k, const void *a, const void *w, void *d, void **plan);
     nib_status (*gemm)(const nib_launch *launch, void *plan, const void *a, const void *w, void *d);
     void (*gemm_release)(void *plan); /* NULL is allowed */
+    /* Keeps the stream busy for some 20 to 50 us with almost nothing: what is enqueued behind it is
+     * there before its turn comes. sink as for fma. */
+    nib_status (*pause)(const nib_launch *launch, void *sink);
 } nib_bench_cuda_ops;
 
 /* ---- the CUDA backend ----

@@ -28,6 +28,8 @@ emulated) bench=$BUILD/qbench; NIBBLE_CUDA_LIBRARY=$(realpath -m "$emulator")
           export NIBBLE_CUDA_LIBRARY ;;
 *)        echo "gpu_run: BACKEND=$backend: cuda, cpu or emulated" >&2; exit 2 ;;
 esac
+read -r _ _ _ libdir _ <<<"$(scripts/nvcc.sh)"
+export LD_LIBRARY_PATH=${libdir:-}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 [ -r "$rows" ] || { echo "gpu_run: cannot read ROWS=$rows" >&2; exit 2; }
 
 build_qbench() {
@@ -58,14 +60,16 @@ mkdir -p "$out" || exit 2
         nvcc --version
         nvidia-smi | sed '/Processes/,$d' # what else runs there is nobody's business
         nvidia-smi -q -d CLOCK,PERFORMANCE,POWER,TEMPERATURE,ECC,COMPUTE
+        echo "libraries that products and GPTQ open, in $libdir or known to ldconfig:"
+        { ls "$libdir"; ldconfig -p; } | grep -oE 'lib(cublasLt|cusolver)\.so\.[0-9]+' | sort -u
     fi
 } >"$out/machine.txt" 2>&1
 
-# step LOG COMMAND...: in what is left of the time
+# step LOG COMMAND...: in what is left of the time, or in most seconds
 step() {
     local log=$out/$1 code=0 start=$SECONDS
     shift
-    timeout -k 5 "$(left)" "$@" >>"$log" 2>&1 || code=$?
+    timeout -k 5 "${most:-$(left)}" "$@" >>"$log" 2>&1 || code=$?
     echo "$* : exit $code, $((SECONDS - start)) s: $(tail -n 1 "$log" | cut -c 1-160)" |
         tee -a "$out/summary.txt"
     [ $code = 0 ] || [ $code = 77 ] || status=1
@@ -91,8 +95,12 @@ elif wanted build; then
     [ "$backend" = emulated ] || library=
     step build.txt make -s -j"$(nproc)" "$bench" ${library:+"$library"} CUDA=0
 fi
+# Tests may take half of what is left: a suite that hangs must not cost the figures.
 if wanted test; then
+    most=$(($(left) / 2))
+    wanted measure || most=
     test_step test.txt test || [ $? != 77 ] || exit 77
+    most=
 fi
 
 # Each line of ROWS: its rows are added to qbench.txt, and are NAME.json.

@@ -16,6 +16,7 @@ missing() { echo "gpu_test: $*, so nothing ran on a GPU"; exit 77; }
 found=$(scripts/nvcc.sh)
 [ "${found%% *}" = ok ] || missing "${found#no }"
 read -r _ _ nvcc libdir _ <<<"$found"
+export LD_LIBRARY_PATH=$libdir${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} # cublasLt and cuSOLVER
 gpu=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null | head -n 1)
 if [ -z "${CUDA_ARCHS:-}" ] && [ -n "$gpu" ]; then
     capability=${gpu##*, }
@@ -59,7 +60,22 @@ suite() { # NAME [PREFIX...]: both programs
     shift
     count "$name-kernels" "$@" "$plain/tests/gpu" ${FILTER:+"--gtest_filter=$FILTER"}
     NIBBLE_TEST_DEVICE=cuda NIBBLE_CUDA_LIBRARY=$(realpath "$cuda/libnibble_cuda.so") \
-        count "$name-suite" "$@" "$plain/tests/all" "--gtest_filter=${FILTER:-OnDevice*}"
+        count "$name-suite" "$@" "$plain/tests/all" "--gtest_filter=${FILTER:-OnDevice*}$without"
+}
+# Of one tool. Two tests fail on purpose, by a wild pointer and by asking for too much memory, in
+# calls that the tool would count as errors of its own.
+without=
+sanitize() { # TOOL
+    local tool=(--tool "$1" --error-exitcode 66 --target-processes all --report-api-errors no)
+    without=-OnDeviceFault.WildPointer:OnDeviceFault.OutOfMemory
+    case ${FILTER:-} in *-*) without=${without/-/:} ;; esac
+    suite "$1" "$sanitizer" "${tool[@]}"
+}
+# Some machines have the program and no way to run it: virtual ones that hide the debugger's calls.
+sanitizer_works() {
+    local log=$plain/sanitizer.txt
+    "$sanitizer" --tool memcheck "$plain/tests/gpu" --gtest_filter='EmuWarp.Reductions' >"$log" 2>&1
+    grep -q 'ERROR SUMMARY: 0 errors' "$log"
 }
 done_counting() {
     echo "$passed passed, $failed failed, $skipped skipped"
@@ -77,8 +93,9 @@ test|sanitize)
     else
         sanitizer=$(command -v compute-sanitizer || echo "${nvcc%/*}/compute-sanitizer")
         [ -x "$sanitizer" ] || missing "compute-sanitizer is not installed"
+        sanitizer_works || missing "compute-sanitizer does not work here: $plain/sanitizer.txt"
         for tool in ${SANITIZERS:-memcheck racecheck initcheck synccheck}; do
-            suite "$tool" "$sanitizer" --tool "$tool" --error-exitcode 66 --target-processes all
+            sanitize "$tool"
         done
     fi
     done_counting ;;

@@ -73,7 +73,7 @@ NIB_TEST(QbenchCompare, ExitStatusIsWhatFailOnAndMinSolAsk)
     } rows[] = {
         { "", 0 }, { "--fail-on slower", 1 }, { "--fail-on faster,same", 1 },
         { "--fail-on faster", 0 }, { "--fail-on missing", 1 }, { "--fail-on unclear", 0 },
-        { "--min-sol amax=0.4", 0 }, { "--min-sol amax=0.6", 1 }, { "--min-sol dequantize=0.9", 0 },
+        { "--min-sol amax=0.4", 0 }, { "--min-sol amax=0.6", 1 }, { "--min-sol dequantize=0.9", 1 },
     };
     char old[2048] = "", new_[2048] = "";
     add_row(old, sizeof old, "quantize", 8, 100, 0.01, 0.9);
@@ -137,6 +137,34 @@ NIB_TEST(QbenchCompare, ARealFileIsTheSameAsItself)
            "%s%s", r.out, r.err);
     result_free(&r);
     temp_dir_remove(&dir);
+}
+
+NIB_TEST(QbenchCompare, WrongNewResultsFail)
+{
+    char old[2048] = "", new_[2048] = "";
+    add_row(old, sizeof old, "amax", 8, 100, 0.01, 0.5);
+    add_row(new_, sizeof new_, "amax", 8, 100, 0.01, 0.5);
+    char *const end = strrchr(new_, '}');
+    REQUIRE(end, "%s", new_);
+    snprintf(end, sizeof new_ - (size_t)(end - new_), "%s", ", \"verified\": false}\n");
+    result r = compare(old, new_, "");
+    EXPECT(r.status == 1 && strstr(r.err, "wrong: "), "status %d: %s%s", r.status, r.out, r.err);
+    result_free(&r);
+    r = compare(new_, old, "");
+    EXPECT(r.status == 0, "the old ones': status %d: %s", r.status, r.err);
+    result_free(&r);
+}
+
+/* A program that measures nothing must not be taken for the one before it. */
+NIB_TEST(QbenchCompare, InterleaveWantsRowsOfBoth)
+{
+    char line[900];
+    snprintf(line, sizeof line, "compare --interleave %s/qbench /bin/true amax --rows 64 --cols "
+             "1024 --cache hot --min-time 0.02 --max-time 0.05", NIB_BUILD_DIR);
+    result r = run(line);
+    EXPECT(r.status == 1 && strstr(r.err, "cannot read"), "status %d: %s%s", r.status, r.out,
+           r.err);
+    result_free(&r);
 }
 
 /* The same program, and one that is slowed by half: far more than a busy machine hides. */

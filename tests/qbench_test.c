@@ -378,9 +378,28 @@ NIB_TEST(Qbench, AFloorThatIsMissedFails)
     EXPECT(r.status == 1 && strstr(r.err, "less than --min-sol amax=90"), "status %d: %s",
            r.status, r.err);
     result_free(&r);
-    r = run("amax --rows 8 --cols 64 --cache hot --min-sol amax=0 --min-sol quantize=99" QUICK);
+    r = run("amax --rows 8 --cols 64 --cache hot --min-sol amax=0" QUICK);
     EXPECT(r.status == 0, "status %d: %s", r.status, r.err);
     result_free(&r);
+    r = run("amax --rows 8 --cols 64 --cache hot --min-sol quantize=0" QUICK);
+    EXPECT(r.status == 1 && strstr(r.err, "no row of it"), "status %d: %s", r.status, r.err);
+    result_free(&r);
+}
+
+/* One row that ran does not make up for one that had no device. */
+NIB_TEST(Qbench, AMissingDeviceFailsBesideRowsThatRan)
+{
+    setenv("NIBBLE_CUDA_LIBRARY", "/nonexistent/libnibble_cuda.so", 1);
+    result r = run("amax --rows 8 --cols 64 --cache hot --backend cpu,cuda" QUICK);
+    EXPECT(r.status == 1 && strstr(r.err, "had no device"), "status %d: %s", r.status, r.err);
+    result_free(&r);
+    setenv("NIBBLE_BACKEND", "gpu", 1);
+    r = run("amax --rows 8 --cols 64 --cache hot" QUICK);
+    EXPECT(r.status == 1 && strstr(r.err, "NIBBLE_BACKEND is 'gpu'"), "status %d: %s", r.status,
+           r.err);
+    result_free(&r);
+    unsetenv("NIBBLE_BACKEND");
+    unsetenv("NIBBLE_CUDA_LIBRARY");
 }
 
 NIB_TEST(Qbench, ProfileRunsWithoutTiming)

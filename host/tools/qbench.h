@@ -194,7 +194,8 @@ nib_status nib_qb_device_finish(nib_qb_device *d); /* waits for its stream */
 void *nib_qb_device_allocate(nib_qb_device *d, size_t bytes);
 void nib_qb_device_release(nib_qb_device *d, void *p);
 nib_status nib_qb_device_copy(nib_qb_device *d, void *dst, const void *src, size_t bytes);
-nib_backend_kind nib_qb_backend_auto(void); /* what auto means on this machine */
+/* What auto means here; auto itself where it means nothing, nib_last_error() says why. */
+nib_backend_kind nib_qb_backend_auto(void);
 
 /* Touched memory on huge pages where they are to be had; NULL if there is not enough. */
 void *nib_qb_map(size_t bytes, int32_t threads);
@@ -264,6 +265,7 @@ typedef struct nib_qb_timer {
     int            graphs; /* 1: capture them */
     nib_qb_work    flush;  /* run NULL, or what empties the caches before each call */
     void          *event[2];
+    void          *sink;   /* of the pause before a sample */
 } nib_qb_timer;
 
 typedef struct nib_qb_series {
@@ -362,13 +364,15 @@ typedef struct nib_qb_row {
 typedef struct nib_qb_floor { /* --min-sol OP=FRACTION */
     const nib_qb_op *op;
     double           sol;
+    int              rows; /* that were held against it */
 } nib_qb_floor;
 
 typedef struct nib_qb_output {
     FILE *table, *json, *csv, *markdown; /* NULL: not wanted */
-    const nib_qb_floor *floors;
+    nib_qb_floor *floors;
     int   n_floors;
     int   rows, wrong, ran, below;
+    int   unverified;     /* timed, but what they made could not be looked at */
     int   device_missing; /* a case did not run for want of its device */
     char  skipped[512];   /* why the first one that did not run did not */
 } nib_qb_output;

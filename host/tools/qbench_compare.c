@@ -42,8 +42,8 @@ static const char tail[] =
     "Examples:\n"
     "  qbench compare old.json new.json --fail-on slower --min-sol quantize=0.6\n"
     "  qbench compare --interleave old/qbench build/qbench quantize --rows 4096 --cols 4096\n\n"
-    "Exit status: 0 done; 1 a row is what --fail-on or --min-sol names, or a run failed; 2 wrong "
-    "usage.";
+    "Exit status: 0 done; 1 a row is what --fail-on or --min-sol names, a new one was wrong, or a "
+    "run failed; 2 wrong usage.";
 
 nib_qb_outcome nib_qb_judge(double change, double margin, double threshold)
 {
@@ -137,8 +137,10 @@ static const struct argp_option options[] = {
       "differences that do not matter (0.05; with --interleave 0.02)", 0 },
     { "fail-on", FAIL_ON, "LIST", 0, "exit with 1 if a row is slower, faster, same, unclear or "
       "missing", 0 },
-    { "min-sol", MIN_SOL, "OP=FRACTION", 0, "or if a new row of OP reaches less of its limit", 0 },
-    { "interleave", INTERLEAVE, 0, 0, "OLD and NEW are programs; all that follows is theirs", 0 },
+    { "min-sol", MIN_SOL, "OP=FRACTION", 0, "or if a new row of OP reaches less of its limit, or "
+      "none is there", 0 },
+    { "interleave", INTERLEAVE, 0, 0, "OLD and NEW are programs; all that follows is theirs, but "
+      "for --json", 0 },
     { "rounds", ROUNDS, "N", 0, "at most so many runs of each (20)", 0 },
     { 0 }
 };
@@ -172,7 +174,7 @@ static void print_row(const nib_qb_record *old, const nib_qb_record *new_, const
 
 static int report(const comparison *c, const nib_qb_records *old, const nib_qb_records *new_)
 {
-    int count[NIB_QB_OUTCOMES] = { 0 }, bad = 0;
+    int count[NIB_QB_OUTCOMES] = { 0 }, held[MOST_FLOORS] = { 0 }, bad = 0;
     printf("%-8s %10s %10s %8s %7s %5s %5s\n", "", "old us", "new us", "change %", "+- %", "sol",
            "sol");
     for (int i = 0; i < old->count; i++) {
@@ -192,12 +194,24 @@ static int report(const comparison *c, const nib_qb_records *old, const nib_qb_r
         if (!nib_qb_record_find(old, r->key))
             printf("%-8s %10s %10.2f %8s %7s %5s %5s  %s\n", "NEW", "-", r->median_us, "-", "-",
                    "-", "-", r->label);
+        if (r->wrong) {
+            fprintf(stderr, "qbench compare: new results were wrong: %s\n", r->label);
+            bad = 1;
+        }
         for (int k = 0; k < c->floors; k++) {
-            if (strcmp(c->floor[k].op, r->op) || !(r->sol < c->floor[k].sol)) continue;
+            if (strcmp(c->floor[k].op, r->op)) continue;
+            held[k] |= !isnan(r->sol);
+            if (!(r->sol < c->floor[k].sol)) continue;
             fprintf(stderr, "qbench compare: %.3f of its limit, less than --min-sol %s=%g: %s\n",
                     r->sol, r->op, c->floor[k].sol, r->label);
             bad = 1;
         }
+    }
+    for (int k = 0; k < c->floors; k++) {
+        if (held[k]) continue;
+        fprintf(stderr, "qbench compare: --min-sol %s=%g: no new row of it was held against a "
+                "limit\n", c->floor[k].op, c->floor[k].sol);
+        bad = 1;
     }
     for (int i = 0; i < NIB_QB_OUTCOMES; i++) {
         printf("%s%d %s", i ? ", " : "", count[i], outcome_names[i]);

@@ -12,6 +12,7 @@ typedef struct nib_qb_record {
     double  median_us; /* of the rows' medians */
     double  noise;     /* the larger of what a row says of itself and half the rows' range */
     double  sol;       /* of the last row; NaN: none */
+    int     wrong;     /* a row says "verified": false */
     double *each;      /* medians, in order */
     int     count;
 } nib_qb_record;

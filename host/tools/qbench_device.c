@@ -62,7 +62,7 @@ nib_backend_kind nib_qb_backend_auto(void)
         known = nib_device_backend(device);
         nib_device_close(device);
     }
-    return known == NIB_BACKEND_AUTO ? NIB_BACKEND_CPU : known;
+    return known;
 }
 
 static nib_status open_cuda(nib_qb_device *d)

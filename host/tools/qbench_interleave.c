@@ -2,6 +2,7 @@
  * machine meets both alike. Each round gives a pair of medians, and their ratio is what counts. */
 #include <errno.h>
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -59,6 +60,7 @@ static int run(const nib_qb_comparison *how, const char *program, const char *ro
     fflush(NULL);
     const pid_t child = fork();
     if (child == 0) {
+        signal(SIGINT, SIG_DFL);
         if (!freopen(log, "w", stdout) || dup2(STDOUT_FILENO, STDERR_FILENO) < 0) _exit(126);
         execvp(program, argv);
         fprintf(stderr, "cannot run '%s': %s\n", program, strerror(errno));
@@ -92,15 +94,18 @@ int nib_qb_interleave(const nib_qb_comparison *how, nib_qb_records *old, nib_qb_
     snprintf(rows, sizeof rows, "%s/rows", folder);
     snprintf(log, sizeof log, "%s/log", folder);
     int good = 1;
+    void (*const was)(int) = signal(SIGINT, SIG_IGN); /* it ends the child, whose end is told */
     for (int round = 0; round < how->rounds && good; round++) {
         for (int turn = 0; turn < 2 && good; turn++) {
             const int is_new = (round + turn) % 2;
+            unlink(rows); /* the other's */
             good = run(how, is_new ? how->new_ : how->old, rows, log)
                 && nib_qb_records_read(rows, is_new ? new_ : old, error, sizeof error);
         }
         if (error[0]) fprintf(stderr, "qbench compare: %s\n", error);
         if (round + 1 >= FEWEST_ROUNDS && all_clear(old, new_, how->threshold)) break;
     }
+    signal(SIGINT, was);
     unlink(rows);
     unlink(log);
     rmdir(folder);

@@ -63,8 +63,8 @@ static const char tail[] =
     "  qbench gemm --m 1,8,128 --model llama-3.1-8b --dtype f16 --cache weights\n"
     "  qbench gptq --order act --scales frozen,hessian --guard off,on --threads 2\n"
     "  qbench compare old.json new.json --fail-on slower\n\n"
-    "Exit status: 0 done; 1 a row was wrong, below --min-sol, could not be written or had no "
-    "device, or an interrupt ended the run (what was measured is printed); 2 wrong usage.";
+    "Exit status: 0 done; 1 a row was wrong, below --min-sol, could not be verified or written or "
+    "had no device, or an interrupt ended the run (what was measured is printed); 2 wrong usage.";
 
 static void usage(struct argp_state *state, const char *sentence)
 {
@@ -137,8 +137,8 @@ static void add_floor(struct argp_state *state, arguments *a, const char *text)
     const size_t n = strcspn(text, "=");
     if (!text[n]) usage(state, "--min-sol: needs an operation and a number, such as quantize=0.9");
     if (a->floors == MOST_OPS) return;
-    a->floor[a->floors++] = (nib_qb_floor){ find_op(state, text, n),
-                                            number(state, "min-sol", text + n + 1, 0, 100) };
+    a->floor[a->floors++] = (nib_qb_floor){ .op = find_op(state, text, n),
+        .sol = number(state, "min-sol", text + n + 1, 0, 100) };
 }
 
 static int is_stdout(const char *path) { return path && !strcmp(path, "-"); }
@@ -217,7 +217,7 @@ static const struct argp_option measure_options[] = {
     { "profile", PROFILE, 0, 0, "no timing: each case thrice, the last call marked for "
       "profilers (profiles/README.md)", 2 },
     { "min-sol", MIN_SOL, "OP=FRACTION", 0,
-      "exit with 1 if a row of OP reaches less of its limit", 2 },
+      "exit with 1 if a row of OP reaches less of its limit, or none is there", 2 },
     { "inject-fault", INJECT_FAULT, 0, 0,
       "spoil one bit of each result, to see that verification notices", 2 },
     { "inject-slow", INJECT_SLOW, "FRACTION", 0,
@@ -264,6 +264,15 @@ static int shape_axes(const arguments *a, const nib_qb_op *op, int *rows, int *c
     return a->shapes.count > 0 && (op->axes >> *rows & 1);
 }
 
+/* NIBBLE_BACKEND may ask for what is not here. */
+static int64_t auto_backend(void)
+{
+    const nib_backend_kind kind = nib_qb_backend_auto();
+    if (kind != NIB_BACKEND_AUTO) return kind;
+    fprintf(stderr, "qbench: %s\n", nib_last_error());
+    exit(1);
+}
+
 /* Every combination of the axes that mean something to the op and its backend; the last axis
  * changes fastest. Backend is the first, so that the others know it. */
 static void run_product(const arguments *a, int id, nib_qb_case *c, nib_qb_output *output)
@@ -289,7 +298,7 @@ static void run_product(const arguments *a, int id, nib_qb_case *c, nib_qb_outpu
     for (int i = 0; i < (fixed ? 1 : values->count); i++) {
         if (!fixed) c->value[id] = values->value[i];
         if (id == NIB_QB_BACKEND && c->value[id] == NIB_BACKEND_AUTO)
-            c->value[id] = nib_qb_backend_auto();
+            c->value[id] = auto_backend();
         run_product(a, id + 1, c, output);
     }
 }
@@ -350,10 +359,22 @@ static int finish(const arguments *a, nib_qb_output *output)
     if (stop) fprintf(stderr, "qbench: interrupted after %d rows\n", output->rows);
     if (output->wrong)
         fprintf(stderr, "qbench: %d of %d rows are wrong\n", output->wrong, output->rows);
-    if (output->wrong || output->below || stop || !written) return 1;
-    if (output->ran > 0) return 0;
-    fprintf(stderr, "qbench: no row could be run: %s\n", output->skipped);
-    return output->device_missing ? 1 : 2;
+    if (output->unverified)
+        fprintf(stderr, "qbench: %d of %d rows could not be verified\n", output->unverified,
+                output->rows);
+    int unmet = output->wrong || output->below || output->unverified;
+    for (int i = 0; i < a->floors && !stop; i++) {
+        if (a->floor[i].rows) continue;
+        fprintf(stderr, "qbench: --min-sol %s=%g: no row of it was held against a limit\n",
+                a->floor[i].op->name, a->floor[i].sol);
+        unmet = 1;
+    }
+    if (output->ran == 0 && !stop)
+        fprintf(stderr, "qbench: no row could be run: %s\n", output->skipped);
+    else if (output->device_missing)
+        fprintf(stderr, "qbench: rows had no device: %s\n", output->skipped);
+    if (unmet || stop || !written || output->device_missing) return 1;
+    return output->ran > 0 ? 0 : 2;
 }
 
 int main(int argc, char **argv)

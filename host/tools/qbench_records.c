@@ -101,6 +101,7 @@ static int add_row(nib_qb_records *records, const json_t *row)
     if (!each) return 0;
     r->each = each;
     r->each[r->count++] = median;
+    r->wrong |= json_is_false(json_object_get(row, "verified"));
     r->sol = json_is_number(sol) ? json_number_value(sol) : (double)NAN;
     return settle(r, json_is_number(noise) ? json_number_value(noise) : 0.01);
 }

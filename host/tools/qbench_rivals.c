@@ -57,7 +57,7 @@ int nib_qb_rival_open(const nib_qb_data *data, nib_qb_rival *r)
     const char *name = data->device->runtime ? r->kind->cuda_name : r->kind->name;
     if (!name) return 1;
     if (data->device->runtime && !r->kind->place) r->bytes = round_up(r->bytes, 16);
-    r->window = round_up(r->kind->place ? r->kind->place(r) : r->bytes, 64);
+    r->window = round_up(r->kind->place ? r->kind->place(r) : r->bytes, 256);
     if (r->window == 0) return 1;
     if (r->kind->place && is_cold(r->c))
         r->windows = (4 * data->device->cache_bytes + r->window - 1) / r->window;

@@ -107,7 +107,9 @@ static nib_status time_works(nib_qb_data *data, const nib_qb_settings *settings,
     const double start = nib_qb_now_s(), foreign = nib_qb_foreign_s();
     const int64_t throttled = nib_qb_throttle_count(data->device);
     const nib_status status = nib_qb_measure(work, count, timer, hot, &settings->policy, taken);
-    row->foreign_cpus = fmax(0, (nib_qb_foreign_s() - foreign) / (nib_qb_now_s() - start));
+    /* The system counts in ticks: a short row may meet more of them than it lasts. */
+    row->foreign_cpus = fmin((double)sysconf(_SC_NPROCESSORS_ONLN),
+                             fmax(0, (nib_qb_foreign_s() - foreign) / (nib_qb_now_s() - start)));
     row->throttled = nib_qb_throttle_count(data->device) > throttled;
     for (int i = 0; i < count; i++) time[which[i]] = taken[i];
     data->calls = time[OP].covered;
@@ -140,7 +142,7 @@ static nib_status measure(nib_qb_data *data, const nib_qb_settings *settings, ni
         memory &= nib_qb_baseline_open(data, i - BASELINE, &rival[i]);
     timer.graphs = row->c->value[NIB_QB_LAUNCH] != NIB_QB_LAUNCH_STREAM;
     if (row->c->value[NIB_QB_CACHE] == NIB_QB_CACHE_FLUSH) {
-        *flush = (nib_qb_rival){ .kind = &nib_qb_limit_fill, .windows = 1 };
+        *flush = (nib_qb_rival){ .kind = &nib_qb_limit_read, .windows = 1 };
         flush->bytes = 2 * data->device->cache_bytes;
         memory &= nib_qb_rival_open(data, flush);
         timer.flush = nib_qb_rival_work(flush);
@@ -295,14 +297,17 @@ void nib_qb_run_case(const nib_qb_case *asked, const nib_qb_settings *settings,
     if (interrupted && !settings->profile) return;
     nib_qb_report_row(output, &row);
     output->ran += !row.skipped[0] || settings->profile;
+    output->unverified += row.skipped[0] && row.time.runs > 0;
     if (!output->skipped[0]) memcpy(output->skipped, row.skipped, sizeof row.skipped);
     if (row.verdict.checked && row.verdict.wrong_bytes) {
         output->wrong++;
         complain(&row);
     }
     for (int i = 0; i < output->n_floors; i++) {
-        const nib_qb_floor *floor = &output->floors[i];
-        if (floor->op != c.op || !row.limit.name || row.limit.ratio >= floor->sol) continue;
+        nib_qb_floor *floor = &output->floors[i];
+        if (floor->op != c.op || !row.limit.name) continue;
+        floor->rows++;
+        if (row.limit.ratio >= floor->sol) continue;
         output->below++;
         fprintf(stderr, "qbench: %s: %.3f of its limit, less than --min-sol %s=%g\n", row.command,
                 row.limit.ratio, c.op->name, floor->sol);

@@ -22,8 +22,10 @@ nib_status nib_qb_timer_open(nib_qb_timer *timer)
 {
     nib_qb_device *d = timer->device;
     nib_status status = NIB_OK;
-    timer->event[0] = timer->event[1] = NULL;
+    timer->event[0] = timer->event[1] = timer->sink = NULL;
     if (!d->runtime) return NIB_OK;
+    timer->sink = nib_qb_device_allocate(d, 16);
+    if (!timer->sink) status = NIB_ERR_OUT_OF_MEMORY;
     for (int i = 0; i < 2 && status == NIB_OK; i++)
         status = d->runtime->event_create(d->ordinal, &timer->event[i], d->why);
     return status;
@@ -35,7 +37,8 @@ void nib_qb_timer_close(nib_qb_timer *timer)
     for (int i = 0; i < 2; i++)
         if (timer->event[i])
             (void)d->runtime->event_destroy(d->ordinal, timer->event[i], d->why);
-    timer->event[0] = timer->event[1] = NULL;
+    if (timer->sink) nib_qb_device_release(d, timer->sink);
+    timer->event[0] = timer->event[1] = timer->sink = NULL;
 }
 
 static nib_status call(nib_qb_series *s)
@@ -137,12 +140,16 @@ static nib_status by_system_clock(nib_qb_series *s, double *seconds)
     return status;
 }
 
+/* The stream must not be idle when the first event is recorded, or the time in which the CPU
+ * launches what follows is part of the sample: either it still empties caches, or it pauses. */
 static nib_status by_events(nib_qb_series *s, double *seconds)
 {
     nib_qb_device *d = s->timer->device;
+    const nib_launch how = nib_qb_device_launch(d);
     float ms = 0;
-    nib_status status = d->runtime->event_record(d->ordinal, s->timer->event[0], d->exec.stream,
-                                                 d->why);
+    nib_status status = s->timer->flush.run ? NIB_OK : d->bench->pause(&how, s->timer->sink);
+    if (status == NIB_OK)
+        status = d->runtime->event_record(d->ordinal, s->timer->event[0], d->exec.stream, d->why);
     if (status == NIB_OK) status = launch_all(s);
     if (status == NIB_OK)
         status = d->runtime->event_record(d->ordinal, s->timer->event[1], d->exec.stream, d->why);
@@ -157,11 +164,11 @@ static nib_status by_events(nib_qb_series *s, double *seconds)
 nib_status nib_qb_series_sample(nib_qb_series *s, double *seconds)
 {
     nib_qb_timer *t = s->timer;
+    const int events = t->device->runtime && !s->work->waits;
     if (t->flush.run) {
         nib_status status = t->flush.run(t->flush.state, 0);
-        if (status == NIB_OK) status = nib_qb_device_finish(t->device);
+        if (status == NIB_OK && !events) status = nib_qb_device_finish(t->device);
         if (status != NIB_OK) return status;
     }
-    return t->device->runtime && !s->work->waits ? by_events(s, seconds)
-                                                 : by_system_clock(s, seconds);
+    return events ? by_events(s, seconds) : by_system_clock(s, seconds);
 }

@@ -134,7 +134,8 @@ typedef enum nib_prepare_ops {
 /* Loads what these operations need on the device: kernels, libraries, handles. Without it a
  * CUDA kernel is loaded by its first call, which a stream that is being captured does not allow:
  * such a call returns NIB_ERR_NOT_PREPARED. On the CPU there is nothing to prepare.
- * Synchronising; any thread; again is harmless. Holds until the process ends.
+ * Synchronising; any thread; again is harmless. Holds until the process ends. Before a capture
+ * begins, or handles of the libraries of GEMM and GPTQ may end it by waiting for the device.
  * Returns NIB_ERR_ARGUMENT for device NULL or ops 0 or unknown, NIB_ERR_DEVICE (the text has
  * CUDA's words), NIB_ERR_OUT_OF_MEMORY. */
 nib_status nib_prepare(const nib_device *device, uint32_t ops);

@@ -9,6 +9,7 @@ enum {
     THREADS = 256,
     WIDTH = 8,          /* 16-byte accesses that a thread has in flight */
     FMA_CHAINS = 8,     /* independent sums: latency 4 and two FMA pipes of 16 lanes a quarter */
+    PAUSE = 5000,       /* turns of a lone thread: 8 to 16 clocks each */
     MMA_CHAINS = 8,
     BLOCKS_PER_PROCESSOR = 8
 };
@@ -38,10 +39,12 @@ bench_fill(uint4 *__restrict__ dst, int64_t vectors)
             __stcs(dst + first + i * THREADS, make_uint4(FILL, FILL, FILL, FILL));
 }
 
-/* Adds the sum of all 32-bit words, modulo 2^32, to *sink. */
+/* Adds the sum of all 32-bit words, modulo 2^32, to *sink: one atomic a block, since those of all
+ * blocks wait for each other. */
 __global__ static void __launch_bounds__(THREADS)
 bench_read(const uint4 *__restrict__ src, int64_t vectors, uint32_t *sink)
 {
+    NIB_SHARED(uint32_t, part, [THREADS / 32]);
     const int64_t first = (int64_t)blockIdx.x * (WIDTH * THREADS) + threadIdx.x;
     uint4 v[WIDTH];
     NIB_UNROLL
@@ -52,7 +55,11 @@ bench_read(const uint4 *__restrict__ src, int64_t vectors, uint32_t *sink)
     NIB_UNROLL
     for (int i = 0; i < WIDTH; i++) sum += v[i].x + v[i].y + v[i].z + v[i].w;
     for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-    if (threadIdx.x % 32 == 0) nib_ptx::red_add_relaxed(sink, sum);
+    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = sum;
+    __syncthreads();
+    if (threadIdx.x > 0) return;
+    for (int warp = 1; warp < THREADS / 32; warp++) sum += part[warp];
+    nib_ptx::red_add_relaxed(sink, sum);
 }
 
 /* Independent multiply-adds; a and b are arguments, so that nothing is known beforehand. */
@@ -163,6 +170,13 @@ static nib_status fma(const nib_launch *launch, int64_t iterations, void *sink, 
     return nib_cuda_end(launch, "fma");
 }
 
+static nib_status pause_stream(const nib_launch *launch, void *sink)
+{
+    NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_CUDA_PREPARE_BENCH));
+    NIB_LAUNCH(bench_fma, 1, 1, 0, stream_of(launch), (int64_t)PAUSE, 0.999f, 0.5f, (float *)sink);
+    return nib_cuda_end(launch, "pause");
+}
+
 static nib_status mma(const nib_launch *launch, int64_t iterations, int32_t f16_sums, void *sink,
                       double *flops)
 {
@@ -198,5 +212,6 @@ cudaError_t nib_cuda_load_bench()
 }
 
 const nib_bench_cuda_ops nib_bench_cuda = {
-    read, copy, fill, fma, mma, nib_cuda_gemm_plan, nib_cuda_gemm, nib_cuda_gemm_release
+    read, copy, fill, fma, mma, nib_cuda_gemm_plan, nib_cuda_gemm, nib_cuda_gemm_release,
+    pause_stream
 };

@@ -58,6 +58,9 @@ fake_e2m1(const __grid_constant__ FakeJob job)
         if (has_tensor && turn == 0) share_tensor(job, math.rules, 0, tensor);
         uint32_t most = x.amax();
         if (job.lane_shift) most = max(most, __shfl_xor_sync(~0u, most, 1));
+        /* In place, the lane that leads may write what the other has read: a shuffle orders no
+         * memory. */
+        if (job.lane_shift && !gradient) __syncwarp();
         if (row >= rows) continue;
         if (has_tensor) {
             math.scales.encode = tensor.encode, math.scales.decode = tensor.decode;

@@ -195,7 +195,9 @@ __device__ __forceinline__ void red_max_relaxed(uint32_t *p, uint32_t value)
 #else
 #define NIB_HAS_CVT_E4M3 0
 #endif
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+/* Since PTX ISA 8.8, which came with CUDA 12.9. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000 \
+    && __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1209
 #define NIB_HAS_MEM32 1
 #else
 #define NIB_HAS_MEM32 0

@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(NIB_GRID_SUMS) steps_sum(const __grid_constant
         if (threadIdx.x == 0) {
             job.grad_steps[i] = nib_grid_gradient(part[0], last ? job.last_factor : job.factor);
         }
-        /* No barrier: of part, only [0] is read since the last one, by the thread that writes it. */
+        /* No barrier: since the last one only part[0] is read, by the thread that writes it. */
     }
 }
 

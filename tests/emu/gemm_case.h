@@ -4,9 +4,8 @@
 #define NIB_GEMM_CASE_H
 
 #include "kernels/common/half.h"
-#include "kernels/cuda/gemm_job.cuh"
 #include "kernels/gemm_pack.h"
-#include "tests/emu/emu_test.h"
+#include "tests/emu/own_layout.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -19,7 +18,7 @@ typedef std::vector<uint8_t> Bytes;
 
 struct Case {
     const char     *tactic = "small8";
-    nib_gemm_layout layout = NIB_GEMM_LAYOUT_SM80;
+    nib_gemm_layout layout = NIB_GEMM_LAYOUT_SM80; /* on a GPU: its own, whatever this says */
     nib_format      format = NIB_NVFP4;
     nib_dtype       a_dtype = NIB_F16, d_dtype = NIB_F32;
     bool            f16_sums = false;
@@ -40,6 +39,8 @@ void set_kind(Case *c, int kind)
     c->a_dtype = kind == 1 ? NIB_BF16 : NIB_F16;
     c->f16_sums = kind == 2;
 }
+
+nib_gemm_layout layout_of(const Case &c) { return NIB_ON_EMULATOR ? c.layout : own_layout(); }
 
 size_t bytes_of(nib_dtype dtype) { return dtype == NIB_F32 ? 4 : 2; }
 
@@ -107,7 +108,7 @@ Inputs make_inputs(const Case &c, uint64_t seed)
 {
     Random random(seed);
     Inputs in;
-    EXPECT(nib_gemm_describe(nullptr, c.layout, c.format, c.n, c.k, c.gated, &in.w) == NIB_OK,
+    EXPECT(nib_gemm_describe(nullptr, layout_of(c), c.format, c.n, c.k, c.gated, &in.w) == NIB_OK,
            "%s", nib_last_error());
     in.w.ld_tiles += c.tile_pad;
     in.columns = c.gated ? c.n / 2 : c.n;
@@ -128,7 +129,7 @@ nib_gemm_options options_of(const Case &c)
 {
     nib_gemm_options o = {};
     o.size = sizeof o;
-    o.layout = c.layout, o.format = c.format;
+    o.layout = layout_of(c), o.format = c.format;
     o.n = c.n, o.k = c.k, o.m_max = c.m;
     o.a_dtype = c.a_dtype, o.d_dtype = c.d_dtype;
     o.accumulate = c.f16_sums ? NIB_GEMM_ACCUMULATE_F16 : NIB_GEMM_ACCUMULATE_F32;
@@ -141,7 +142,7 @@ int32_t tactic_of(const Case &c, const nib_gemm_options &o)
     nib_gemm_tactic all[NIB_GEMM_TACTICS];
     nib_device_info info = {};
     char            why[NIB_WHY_BYTES] = "";
-    info.compute_capability = c.layout == NIB_GEMM_LAYOUT_SM100 ? 100 : 80;
+    info.compute_capability = o.layout == NIB_GEMM_LAYOUT_SM100 ? 100 : 80;
     const int32_t count = nib_cuda_gemm_tactics(&o, &info, all, why);
     for (int32_t i = 0; i < count; i++) {
         if (!strcmp(all[i].name, c.tactic)) return all[i].id;
@@ -272,9 +273,9 @@ Value element_of(const Case &c, const Inputs &in, int64_t m, int64_t column)
 void describe(const Case &c, char *to, size_t bytes)
 {
     snprintf(to, bytes, "%s layout %d format %#x a %d d %d f16 %d chunk %d splits %d act %d gated "
-             "%d bias %d residual %d in place %d, %lld x %lld x %lld", c.tactic, c.layout, c.format,
-             c.a_dtype, c.d_dtype, c.f16_sums, c.chunk, c.splits, c.act, c.gated, c.bias,
-             c.residual, c.in_place, (long long)c.m, (long long)c.n, (long long)c.k);
+             "%d bias %d residual %d in place %d, %lld x %lld x %lld", c.tactic, layout_of(c),
+             c.format, c.a_dtype, c.d_dtype, c.f16_sums, c.chunk, c.splits, c.act, c.gated,
+             c.bias, c.residual, c.in_place, (long long)c.m, (long long)c.n, (long long)c.k);
 }
 
 void compare(const Case &c, const Inputs &in, const Bytes &d)

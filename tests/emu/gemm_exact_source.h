@@ -3,9 +3,8 @@
 #ifndef NIB_GEMM_EXACT_SOURCE_H
 #define NIB_GEMM_EXACT_SOURCE_H
 
-#include "kernels/cuda/gemm_job.cuh"
 #include "kernels/gemm_pack.h"
-#include "tests/emu/emu_test.h"
+#include "tests/emu/own_layout.h"
 
 #include <math.h>
 #include <string.h>
@@ -15,20 +14,6 @@ namespace {
 typedef std::vector<uint8_t> Bytes;
 constexpr uint8_t poison = 0xa5;
 constexpr size_t  guard = 256;
-
-nib_device_info info_of(int ordinal)
-{
-    nib_device_info info = {};
-    char            why[NIB_WHY_BYTES] = "";
-    EXPECT(nib_cuda_probe(ordinal, &info, why) == NIB_OK, "%s", why);
-    return info;
-}
-
-/* A GPU has the kernels of its own; the emulator has both. */
-nib_gemm_layout own_layout()
-{
-    return info_of(0).compute_capability >= 100 ? NIB_GEMM_LAYOUT_SM100 : NIB_GEMM_LAYOUT_SM80;
-}
 
 /* WHOLE: nothing rounds. TOP: E8M0 at both ends. */
 enum Scales { ORDINARY, WHOLE, WIDE, TOP, NAN_AT_ROW_3 };
