@@ -99,7 +99,7 @@ nib_status nib_gptq_factor_make(const nib_exec *exec, const nib_hessian *hessian
     NIB_NEED(ops, gptq_order, what);
     NIB_NEED(ops, gptq_factor, what);
     NIB_LOG(exec, &launch, "gptq_factor", .hessian = hessian, .factor = &o);
-    NIB_TRY(nib_hessian_look(what, ops, &launch, hessian, &info));
+    NIB_TRY(nib_hessian_look(what, ops, &launch, hessian, 1, &info));
     factor->outcome = NIB_GPTQ_NO_TOKENS;
     factor->tries = 0;
     factor->dead = info.dead;
@@ -241,7 +241,7 @@ nib_status nib_gptq_quantize(const nib_exec *exec, const nib_hessian *hessian,
     if (w->rows && w->cols) {
         NIB_TRY(nib_room_check(what, &launch,
                                ops->gptq_need(factor->real, w->rows, w->cols, launch.threads)));
-        NIB_TRY(nib_hessian_look(what, ops, &launch, hessian, &info));
+        NIB_TRY(nib_hessian_look(what, ops, &launch, hessian, 0, &info));
         NIB_TRY(nib_dispatched(ops->find_nonfinite(&launch, w, at), what, ops, &launch));
         NIB_REQUIRE(at[0] < 0, NIB_ERR_NONFINITE, "%s: w is NaN or Inf in row %lld, column %lld",
                     what, (long long)at[0], (long long)at[1]);

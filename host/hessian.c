@@ -2,11 +2,13 @@
 #include "hessian_checks.h"
 
 #include <math.h>
+#include <stddef.h>
+#include <string.h>
 
 #include "log.h"
 #include "trace.h"
 
-enum { HESSIAN_V1 = sizeof(nib_hessian), INFO_V1 = sizeof(nib_hessian_info) };
+enum { HESSIAN_V1 = sizeof(nib_hessian), INFO_V1 = offsetof(nib_hessian_info, bad_row) };
 
 nib_status nib_square_check(const char *what, const char *name, nib_real real, int64_t k,
                             const void *data, int64_t ld_elems)
@@ -122,14 +124,19 @@ nib_status nib_hessian_rotate(const nib_exec *exec, const nib_hessian *hessian, 
 }
 
 nib_status nib_hessian_look(const char *what, const nib_backend *ops, const nib_launch *launch,
-                            const nib_hessian *hessian, nib_hessian_info *info)
+                            const nib_hessian *hessian, int32_t whole, nib_hessian_info *info)
 {
     NIB_NEED(ops, hessian_info, what);
-    NIB_TRY(nib_dispatched(ops->hessian_info(launch, hessian, info), what, ops, launch));
+    NIB_TRY(nib_dispatched(ops->hessian_info(launch, hessian, whole, info), what, ops, launch));
     NIB_REQUIRE(!info->nonfinite, NIB_ERR_NONFINITE,
                 "%s: %lld of %lld inputs have a diagonal element that is NaN, Inf or negative, the "
-                "first is input %lld", what, (long long)info->nonfinite, (long long)hessian->k,
-                (long long)info->first_nonfinite);
+                "first is input %lld; the first such element of H is in row %lld, column %lld",
+                what, (long long)info->nonfinite, (long long)hessian->k,
+                (long long)info->first_nonfinite, (long long)info->bad_row,
+                (long long)info->bad_col);
+    NIB_REQUIRE(info->bad_row < 0, NIB_ERR_NONFINITE,
+                "%s: H is NaN or Inf in row %lld, column %lld, beside the diagonal", what,
+                (long long)info->bad_row, (long long)info->bad_col);
     return NIB_OK;
 }
 
@@ -145,7 +152,11 @@ nib_status nib_hessian_check(const nib_exec *exec, const nib_hessian *hessian,
     NIB_REQUIRE(info, NIB_ERR_ARGUMENT, "%s: info is NULL", what);
     NIB_REQUIRE(info->size >= INFO_V1, NIB_ERR_ARGUMENT,
                 "%s: info->size is %u, at least %d is needed", what, info->size, (int)INFO_V1);
-    return nib_hessian_look(what, ops, &launch, hessian, info);
+    nib_hessian_info made = { .size = info->size };
+    const nib_status status = nib_hessian_look(what, ops, &launch, hessian, 1, &made);
+    if (status == NIB_OK || status == NIB_ERR_NONFINITE)
+        memcpy(info, &made, made.size < sizeof made ? made.size : sizeof made);
+    return status;
 }
 
 nib_status nib_hessian_inverse(const nib_exec *exec, const nib_hessian *hessian, double damping,
@@ -168,7 +179,7 @@ nib_status nib_hessian_inverse(const nib_exec *exec, const nib_hessian *hessian,
     NIB_NEED(ops, hessian_inverse, what);
     *info = 0;
     if (hessian->k == 0) return NIB_OK;
-    NIB_TRY(nib_hessian_look(what, ops, &launch, hessian, &look));
+    NIB_TRY(nib_hessian_look(what, ops, &launch, hessian, 1, &look));
     return nib_dispatched(ops->hessian_inverse(&launch, hessian, damping, u, ld_elems, info), what,
                           ops, &launch);
 }

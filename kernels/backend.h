@@ -207,7 +207,8 @@ typedef struct nib_backend {
                               const nib_matrix *dst);
     nib_status (*gemm)(const nib_launch *launch, const nib_gemm_request *request);
     nib_status (*gemm_backward)(const nib_launch *launch, const nib_gemm_request *request);
-    /* hessian.h. k >= 1. hessian_info fills in all but size and synchronises; so does all below. */
+    /* hessian.h. k >= 1. hessian_info fills in all but size, bad_row and bad_col of the whole
+     * triangle or else of the diagonal alone, and synchronises; so does all below. */
     size_t (*hessian_add_need)(const nib_hessian *hessian, int64_t rows);
     nib_status (*hessian_clear)(const nib_launch *launch, const nib_hessian *hessian);
     nib_status (*hessian_add)(const nib_launch *launch, const nib_matrix *x,
@@ -216,7 +217,7 @@ typedef struct nib_backend {
                                 const nib_hessian *to);
     nib_status (*hessian_rotate)(const nib_launch *launch, const nib_hessian *hessian,
                                  int32_t block);
-    nib_status (*hessian_info)(const nib_launch *launch, const nib_hessian *hessian,
+    nib_status (*hessian_info)(const nib_launch *launch, const nib_hessian *hessian, int32_t whole,
                                nib_hessian_info *info);
     /* added: to the diagonal. *minor: 0, or that of nib_hessian_inverse's info. */
     nib_status (*hessian_inverse)(const nib_launch *launch, const nib_hessian *hessian,

@@ -1,4 +1,4 @@
-/* gptq_order.h: what a Hessian's diagonal says, and in which order inputs are taken by it: computed
+/* gptq_order.h: what a Hessian's elements say, and in which order inputs are taken by it: computed
  * on the host, whatever the device, so that every device's order is the same. */
 #ifndef NIB_GPTQ_ORDER_H
 #define NIB_GPTQ_ORDER_H
@@ -8,9 +8,10 @@
 
 #include "kernels/backend.h"
 
-/* All of *info but its size. diag: the diagonal's k elements. */
-static inline void nib_hessian_info_of(const double *diag, int64_t k, uint64_t tokens,
-                                       nib_hessian_info *info)
+/* All of *info but its size. diag: the diagonal's k elements; at: the first element of the triangle
+ * that is NaN or Inf, or -1. */
+static inline void nib_hessian_info_of(const double *diag, int64_t k, const int64_t at[2],
+                                       uint64_t tokens, nib_hessian_info *info)
 {
     double sum = 0.0, least = (double)INFINITY, most = 0.0;
     info->tokens = tokens;
@@ -31,6 +32,10 @@ static inline void nib_hessian_info_of(const double *diag, int64_t k, uint64_t t
     info->min_diag = finite ? least : 0.0;
     info->mean_diag = finite ? sum / (double)finite : 0.0;
     info->max_diag = most;
+    info->bad_row = info->bad_col = info->first_nonfinite;
+    if (at[0] < 0 || (info->bad_row >= 0 && info->bad_row < at[0])) return;
+    info->bad_row = at[0];
+    info->bad_col = at[1];
 }
 
 typedef struct nib_gptq_ranked {

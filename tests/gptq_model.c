@@ -47,15 +47,22 @@ int gptq_save_hessians(const char *path, nib_real real, size_t n)
     return ok && nib_hessian_save(path, (int64_t)n, names, h, 1) == NIB_OK;
 }
 
-int gptq_save_diagonal(const char *path, const char *name, int64_t k, int64_t at, double element)
+int gptq_save_element(const char *path, const char *name, int64_t k, int64_t row, int64_t col,
+                      double element)
 {
     double *data = calloc((size_t)(k * k), sizeof *data);
     const nib_hessian h = { .size = sizeof h, .real = NIB_REAL_F64, .k = k, .data = data,
                             .ld_elems = k };
-    for (int64_t i = 0; data && i < k; i++) data[i * k + i] = i == at ? element : 1 + (double)i;
+    for (int64_t i = 0; data && i < k; i++) data[i * k + i] = 1 + (double)i;
+    if (data) data[row * k + col] = element;
     const int ok = data && nib_hessian_save(path, 1, &name, &h, 1) == NIB_OK;
     free(data);
     return ok;
+}
+
+int gptq_save_diagonal(const char *path, const char *name, int64_t k, int64_t at, double element)
+{
+    return gptq_save_element(path, name, k, at, at, element);
 }
 
 const char *gptq_feeds(const char *weight, char *text, size_t bytes)

@@ -12,7 +12,9 @@ const fixture_tensor *gptq_inputs(void);
 /* Writes the Hessians of the first n of gptq_inputs(). 1 if that was done. */
 int gptq_save_hessians(const char *path, nib_real real, size_t n);
 
-/* A Hessian of F64 for one name, whose element i of the diagonal is 1 + i, but for one element. */
+/* A Hessian of F64 for one name, diagonal, whose element i is 1 + i, but for one element. */
+int gptq_save_element(const char *path, const char *name, int64_t k, int64_t row, int64_t col,
+                      double element);
 int gptq_save_diagonal(const char *path, const char *name, int64_t k, int64_t at, double element);
 
 /* A run's paths and options, in a folder of its own: the small Llama in a folder, all Hessians in

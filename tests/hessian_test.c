@@ -2,9 +2,12 @@
  * integers; parts and their sum; rotation; what a diagonal says. The other triangle of each buffer
  * is NaN and stays so. */
 #include <math.h>
+#include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "nibble/gptq.h"
 #include "nibble/hessian.h"
 #include "nibble/transform.h"
 #include "tests/expect_status.h"
@@ -240,6 +243,87 @@ NIB_TEST(OnDeviceHessian, BadTokensAreFoundByTheirInput)
             gptq_moments_free(&m);
             tokens_free(&t);
         }
+    }
+}
+
+/* Beside the diagonal too: the first along the rows, whatever lies behind it, by every call that
+ * factors. Small ones, and one that threads share; the other triangle is NaN all the time. */
+NIB_TEST(OnDeviceHessian, BadElementsAreNamedByRowAndColumn)
+{
+    static const int64_t spots[][2] = { { -1, -2 }, { -1, 0 }, { -3, 7 }, { 40, 39 }, { 40, 7 },
+                                        { 1, 0 }, { 0, 0 } };
+    GPTQ_RUNNERS_OR_SKIP(list, n);
+    for (int i = 0; i < n; i++) {
+        for (int real = 0; real < 2; real++) {
+            const int64_t k = i == n - 1 && real ? 530 : 70;
+            const nib_exec exec = exec_of(list[i]);
+            double *h = calloc((size_t)(k * k), sizeof *h);
+            for (int64_t d = 0; d < k; d++) h[d * (k + 1)] = 2;
+            for (int s = 0; s < 7; s++) {
+                const int64_t row = spots[s][0] < 0 ? k + spots[s][0] : spots[s][0];
+                const int64_t col = spots[s][1] < 0 ? k + spots[s][1] : spots[s][1];
+                char place[64];
+                int64_t minor = -1;
+                h[row * k + col] = s % 3 == 0 ? NAN : s % 3 == 1 ? INFINITY : -INFINITY;
+                snprintf(place, sizeof place, "row %lld, column %lld", (long long)row,
+                         (long long)col);
+                gptq_moments m = gptq_moments_new(list[i], (nib_real)real, k, i, h, 12);
+                buffer l = buffer_new(list[i], NULL, reals_bytes((nib_real)real, k, k), 0);
+                buffer order = buffer_new(list[i], NULL, (size_t)k * 4, 0);
+                nib_hessian_info info = { .size = sizeof info }, old = info;
+                EXPECT_FAILS("check", nib_hessian_check(&exec, &m.hessian, &info),
+                             NIB_ERR_NONFINITE, place);
+                EXPECT(info.bad_row == row && info.bad_col == col && info.tokens == 12
+                       && info.nonfinite == (s == 6) && info.first_nonfinite == (s == 6) - 1,
+                       "%s: %lld, %lld", list[i]->name, (long long)info.bad_row,
+                       (long long)info.bad_col);
+                old.bad_row = old.bad_col = 77; /* an older caller has no such members */
+                old.size = (uint32_t)offsetof(nib_hessian_info, bad_row);
+                EXPECT_FAILS("older check", nib_hessian_check(&exec, &m.hessian, &old),
+                             NIB_ERR_NONFINITE, place);
+                EXPECT(old.bad_row == 77 && old.bad_col == 77 && old.tokens == 12, "written past");
+                EXPECT_FAILS("inverse", nib_hessian_inverse(&exec, &m.hessian, 1, l.at, k, &minor),
+                             NIB_ERR_NONFINITE, place);
+                nib_gptq_factor f = { .size = sizeof f, .real = (nib_real)real, .k = k, .l = l.at,
+                                      .ld_elems = k, .order = order.at };
+                EXPECT_FAILS("factor", nib_gptq_factor_make(&exec, &m.hessian, NULL, &f),
+                             NIB_ERR_NONFINITE, place);
+                gptq_moments_free(&m);
+                buffer_free(&l), buffer_free(&order);
+            }
+            free(h);
+        }
+    }
+}
+
+/* Tokens whose square overflows, and products that give NaN from what overflowed. */
+NIB_TEST(OnDeviceHessian, OverflowIsFound)
+{
+    enum { ROWS = 3, K = 20 };
+    GPTQ_RUNNERS_OR_SKIP(list, n);
+    for (int i = 0; i < n; i++) {
+        const nib_exec exec = exec_of(list[i]);
+        nib_hessian_info info = { .size = sizeof info };
+        tokens t = tokens_make(NIB_F32, ROWS, K, 0, FILL_INTEGERS);
+        const float large[] = { 3e38f, -3e38f };
+        memcpy(t.data + 4 * (K + 8), large, 4);          /* token 1, input 8 */
+        memcpy(t.data + 4 * (2 * K + 5), large + 1, 4);  /* token 2, input 5 */
+        memcpy(t.data + 4 * (2 * K + 11), large, 4);     /* token 2, input 11 */
+        gptq_moments m = gptq_moments_new(list[i], NIB_REAL_F32, K, 0, NULL, 0);
+        OK(nib_hessian_clear(&exec, &m.hessian));
+        OK(add(list[i], &t, 0, ROWS, NIB_HESSIAN_EXACT, &m.hessian));
+        EXPECT_FAILS("overflow", nib_hessian_check(&exec, &m.hessian, &info), NIB_ERR_NONFINITE,
+                     "input 5");
+        EXPECT(info.nonfinite == 3 && info.first_nonfinite == 5 && info.bad_row == 5,
+               "%s: row %lld", list[i]->name, (long long)info.bad_row);
+        gptq_moments_free(&m);
+        m = gptq_moments_new(list[i], NIB_REAL_F64, K, 0, NULL, 0); /* where nothing overflows */
+        OK(nib_hessian_clear(&exec, &m.hessian));
+        OK(add(list[i], &t, 0, ROWS, NIB_HESSIAN_EXACT, &m.hessian));
+        OK(nib_hessian_check(&exec, &m.hessian, &info));
+        EXPECT(info.bad_row == -1 && info.bad_col == -1 && info.nonfinite == 0, "none");
+        gptq_moments_free(&m);
+        tokens_free(&t);
     }
 }
 

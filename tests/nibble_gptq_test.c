@@ -184,6 +184,14 @@ NIB_TEST(NibbleGptq, RefusesBadHessiansByName)
                              "-o", dst);
     EXPECT(r.status == 1 && has(r.err, q) && has(r.err, "[3, 3]") && has(r.err, hessians), "%d: %s",
            r.status, r.err);
+    static const char *const rotations[] = { "0", "16" }; /* named as in the file */
+    REQUIRE(gptq_save_element(hessians, q, 64, 19, 4, NAN), "%s", nib_last_error());
+    for (int i = 0; i < 2; i++) {
+        r = tool_run(&dir, "gptq", src, "--hessians", hessians, "-o", dst, "--rotate",
+                     rotations[i], "--include", "*layers.0.self_attn.q_proj*");
+        EXPECT(r.status == 1 && has(r.err, "q_proj.weight, with") && has(r.err, hessians)
+                   && has(r.err, q) && has(r.err, "row 19, column 4"), "%d: %s", r.status, r.err);
+    }
     REQUIRE(gptq_save_diagonal(hessians, q, 48, 3, 1), "%s", nib_last_error());
     r = tool_run(&dir, "quantize", src, "--method", "gptq", "--hessians", hessians, "-o", dst);
     EXPECT(r.status == 1 && has(r.err, "q_proj.weight: has 64 inputs") && has(r.err, ", 48"),

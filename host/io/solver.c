@@ -95,6 +95,7 @@ static nib_status make_hessian(nib_solver *s, const nib_hessian_entry *e)
 {
     const nib_checkpoint_gptq *g = s->options->gptq;
     nib_hessian *h = &s->hessian;
+    nib_hessian_info info = { .size = sizeof info };
     *h = (nib_hessian){ .size = sizeof *h, .real = real_of(g, e), .k = e->k, .ld_elems = e->k,
                         .tokens = &s->tokens };
     const size_t bytes = (size_t)(e->k * e->k) * (h->real == NIB_REAL_F64 ? 8 : 4);
@@ -103,7 +104,9 @@ static nib_status make_hessian(nib_solver *s, const nib_hessian_entry *e)
     if (e->inputs) NIB_TRY(add_inputs(s, e->tensor));
     else nib_hessian_entry_read(e, h);
     nib_mapping_release(e->tensor->data, e->tensor->bytes);
-    return g->rotate ? nib_hessian_rotate(&s->exec, h, g->rotate) : NIB_OK;
+    if (!g->rotate) return NIB_OK;
+    NIB_TRY(nib_hessian_check(&s->exec, h, &info)); /* a rotation would spread what is bad */
+    return nib_hessian_rotate(&s->exec, h, g->rotate);
 }
 
 static nib_status make_factor(nib_solver *s)

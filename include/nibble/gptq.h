@@ -114,7 +114,8 @@ typedef struct nib_gptq_factor {
  *   factor   size, real, k, l, ld_elems and order are the caller's; real and k are hessian's
  *
  * An H that is not definite, or has no tokens, is no failure: outcome says so, and the second step
- * rounds plainly. Workspace: none. Returns NIB_ERR_NONFINITE as nib_hessian_check does;
+ * rounds plainly. Workspace: none. Returns NIB_ERR_NONFINITE as nib_hessian_check does, for NaN
+ * or Inf anywhere in H's triangle;
  * NIB_ERR_SHAPE if real or k differ from the Hessian's; NIB_ERR_ARGUMENT for damping or
  * most_damping that is not finite, most_damping < 0, or a block that no format has. */
 nib_status nib_gptq_factor_make(const nib_exec *exec, const nib_hessian *hessian,

@@ -67,7 +67,7 @@ size_t nib_hessian_add_workspace_bytes(const nib_device *device, const nib_hessi
  * F32: each sum over a call's tokens is within rows * 2^-24 * sum |x_i x_j|, and adding to H what
  * was there before costs 2^-24 of |H_ij| for each 256 tokens of a call or part of them; F64: the
  * same with 2^-53, bf16 and f16 products being exact.
- * NaN and Inf go through: their column's diagonal element is then not finite, which
+ * NaN and Inf go through, as does what overflows: elements of H are then not finite, which
  * nib_hessian_check finds. Asynchronous. Also returns NIB_ERR_SHAPE if x->cols is not k, or
  * x->ld_elems not below 2^31. */
 nib_status nib_hessian_add(const nib_exec *exec, const nib_matrix *x,
@@ -86,7 +86,7 @@ nib_status nib_hessian_merge(const nib_exec *exec, const nib_hessian *from, cons
  * Asynchronous. Also returns NIB_ERR_SHAPE if k is no multiple of block. */
 nib_status nib_hessian_rotate(const nib_exec *exec, const nib_hessian *hessian, int32_t block);
 
-/* What a Hessian's diagonal says. Host memory. */
+/* What a Hessian's elements say. Host memory. */
 typedef struct nib_hessian_info {
     uint32_t size;       /* sizeof(nib_hessian_info) */
     uint64_t tokens;     /* UINT64_MAX: not counted */
@@ -94,11 +94,15 @@ typedef struct nib_hessian_info {
     int64_t  nonfinite;  /* diagonal elements that are NaN, Inf or negative */
     int64_t  first_nonfinite; /* the first such input, or -1 */
     double   min_diag, mean_diag, max_diag; /* of the finite ones; 0 if there are none */
+    int64_t  bad_row, bad_col; /* the first element of the triangle, along its rows, that is NaN or
+                                  Inf, or negative on the diagonal; -1 and -1: none is */
 } nib_hessian_info;
 
-/* Fills in *info. A NaN or Inf among the tokens of an input makes its diagonal element not finite.
- * Synchronising. Returns NIB_ERR_NONFINITE, with *info filled in and the input named in the text,
- * if there is one. */
+/* Fills in *info: reads the triangle once. A NaN or Inf among the tokens of an input makes its row
+ * and column of H not finite, and its diagonal element with them; sums that overflow give Inf and
+ * NaN where they do. Synchronising. Returns NIB_ERR_NONFINITE, with *info filled in and row and
+ * column of the first bad element in the text, if there is one, and the first bad input, if the
+ * diagonal has one. A smaller size leaves out bad_row and bad_col, nothing else. */
 nib_status nib_hessian_check(const nib_exec *exec, const nib_hessian *hessian,
                              nib_hessian_info *info);
 

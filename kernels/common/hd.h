@@ -30,7 +30,15 @@ NIB_HD float nib_float_of(uint32_t u)
     return x;
 }
 
+NIB_HD uint64_t nib_bits_of64(double x)
+{
+    uint64_t u;
+    memcpy(&u, &x, sizeof u);
+    return u;
+}
+
 #define NIB_F32_INF_BITS 0x7f800000u
+#define NIB_F64_INF_BITS 0x7ff0000000000000ull
 #define NIB_F32_MAX      3.40282346638528859812e+38f
 
 /* The NaN that every backend writes; the one CUDA's arithmetic returns. */

@@ -35,16 +35,10 @@ size_t nib_hessian_add_need_cpu(const nib_hessian *h, int64_t rows)
 
 static void convert_row(const nib_matrix *x, int64_t row, int f64, void *to)
 {
-    const uint8_t *const from = (const uint8_t *)x->data
-                              + row * x->ld_elems * (x->dtype == NIB_F32 ? 4 : 2);
     float *const f = to;
     double *const d = to;
-    const uint16_t *const half = (const void *)from;
-    const float *const full = (const void *)from;
     for (int64_t i = 0; i < x->cols; i++) {
-        const float value = x->dtype == NIB_F32 ? full[i]
-                          : x->dtype == NIB_BF16 ? nib_bf16_to_f32(half[i])
-                                                 : nib_f16_to_f32(half[i]);
+        const float value = nib_load_f32((int)x->dtype, x->data, row * x->ld_elems + i);
         if (f64) d[i] = (double)value;
         else f[i] = value;
     }
@@ -177,34 +171,15 @@ nib_status nib_hessian_rotate_cpu(const nib_launch *launch, const nib_hessian *h
     return NIB_OK;
 }
 
-nib_status nib_hessian_info_cpu(const nib_launch *launch, const nib_hessian *h,
+nib_status nib_hessian_info_cpu(const nib_launch *launch, const nib_hessian *h, int32_t whole,
                                 nib_hessian_info *info)
 {
     double *const diag = malloc((size_t)(h->k ? h->k : 1) * sizeof *diag);
-    (void)launch;
+    int64_t at[2] = { -1, -1 };
     if (!diag) return NIB_ERR_OUT_OF_MEMORY;
     for (int64_t i = 0; i < h->k; i++) diag[i] = nib_hessian_diag(h, i);
-    nib_hessian_info_of(diag, h->k, h->tokens ? *h->tokens : UINT64_MAX, info);
+    if (whole) nib_hessian_nonfinite_cpu(launch, h, at);
+    nib_hessian_info_of(diag, h->k, at, h->tokens ? *h->tokens : UINT64_MAX, info);
     free(diag);
-    return NIB_OK;
-}
-
-nib_status nib_find_nonfinite_cpu(const nib_launch *launch, const nib_matrix *m, int64_t at[2])
-{
-    (void)launch;
-    at[0] = at[1] = -1;
-    for (int64_t row = 0; row < m->rows; row++) {
-        const int64_t first = row * m->ld_elems;
-        for (int64_t col = 0; col < m->cols; col++) {
-            const uint16_t *const half = m->data;
-            const float x = m->dtype == NIB_F32 ? ((const float *)m->data)[first + col]
-                          : m->dtype == NIB_BF16 ? nib_bf16_to_f32(half[first + col])
-                                                 : nib_f16_to_f32(half[first + col]);
-            if (nib_magnitude_bits(x) < NIB_F32_INF_BITS) continue;
-            at[0] = row;
-            at[1] = col;
-            return NIB_OK;
-        }
-    }
     return NIB_OK;
 }

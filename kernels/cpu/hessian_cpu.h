@@ -16,7 +16,7 @@ nib_status nib_hessian_merge_cpu(const nib_launch *launch, const nib_hessian *fr
 nib_status nib_hessian_rotate_cpu(const nib_launch *launch, const nib_hessian *hessian,
                                   int32_t block);
 nib_status nib_hessian_info_cpu(const nib_launch *launch, const nib_hessian *hessian,
-                                nib_hessian_info *info);
+                                int32_t whole, nib_hessian_info *info);
 nib_status nib_hessian_inverse_cpu(const nib_launch *launch, const nib_hessian *hessian,
                                    double added, void *u, int64_t ld_elems, int64_t *minor);
 nib_status nib_gptq_order_cpu(const nib_launch *launch, const nib_hessian *hessian,
@@ -25,6 +25,9 @@ nib_status nib_gptq_factor_cpu(const nib_launch *launch, const nib_hessian *hess
                                const nib_gptq_factor *factor, int64_t *minor);
 nib_status nib_find_nonfinite_cpu(const nib_launch *launch, const nib_matrix *matrix,
                                   int64_t at[2]);
+/* The same of the triangle. */
+void       nib_hessian_nonfinite_cpu(const nib_launch *launch, const nib_hessian *hessian,
+                                     int64_t at[2]);
 
 static inline double nib_real_get(const void *data, int f64, int64_t i)
 {

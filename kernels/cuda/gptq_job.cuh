@@ -47,6 +47,9 @@ private:
     void *at_ = nullptr;
 };
 
+/* What comes before any launch on a Hessian. */
+nib_status nib_cuda_hessian_begin(const nib_launch *launch, const nib_hessian *hessian);
+
 /* bytes of the device to the host, after what was launched before. */
 nib_status nib_cuda_fetch(const nib_launch *launch, const char *what, void *to, const void *from,
                           size_t bytes);
@@ -54,5 +57,7 @@ nib_status nib_cuda_fetch(const nib_launch *launch, const char *what, void *to, 
 /* The diagonal of k x k reals into the host's memory. */
 nib_status nib_cuda_diagonal(const nib_launch *launch, nib_real real, int64_t k, const void *data,
                              int64_t ld_elems, double *to);
+
+cudaError_t nib_cuda_load_hessian_look();
 
 #endif

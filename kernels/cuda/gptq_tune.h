@@ -1,4 +1,4 @@
-/* gptq_tune.h: sizes of hessian_cuda.cu's, gptq_factor_cuda.cu's and gptq_cuda.cu's launches. All
+/* gptq_tune.h: sizes of hessian*_cuda.cu's, gptq_factor_cuda.cu's and gptq_cuda.cu's launches. All
  * are predicted: profiles/predicted. Those of tiles decide in which order numbers are added. */
 #ifndef NIB_GPTQ_TUNE_H
 #define NIB_GPTQ_TUNE_H

@@ -13,8 +13,6 @@
 #include "kernels/common/half.h"
 #include "kernels/gptq_order.h"
 
-#include <stdlib.h>
-
 namespace {
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -112,34 +110,6 @@ hessian_rotate(T *h, int64_t ld, int64_t k, int block)
     }
 }
 
-template <class T>
-__global__ void __launch_bounds__(NIB_GPTQ_THREADS)
-hessian_diagonal(const T *h, int64_t ld, int64_t k, double *to)
-{
-    const int64_t i = (int64_t)blockIdx.x * NIB_GPTQ_THREADS + threadIdx.x;
-    if (i < k) to[i] = (double)h[i * ld + i];
-}
-
-struct Matrix {
-    const void *x;
-    int64_t     rows, cols, ld;
-    int         dtype;
-};
-
-/* *first = the least row * cols + col of a NaN or Inf, if that is less. */
-__global__ void __launch_bounds__(NIB_GPTQ_THREADS)
-find_nonfinite(const Matrix m, unsigned long long *first)
-{
-    for (int64_t row = blockIdx.x; row < m.rows; row += gridDim.x) {
-        for (int64_t col = threadIdx.x; col < m.cols; col += NIB_GPTQ_THREADS) {
-            const float x = nib_load_f32(m.dtype, m.x, row * m.ld + col);
-            if (nib_magnitude_bits(x) < NIB_F32_INF_BITS) continue;
-            atomicMin(first, (unsigned long long)(row * m.cols + col));
-            return; /* later ones are larger */
-        }
-    }
-}
-
 /* ---- launching ---- */
 
 dim3 triangle_grid(int64_t n) /* n may be 0: tokens are counted all the same */
@@ -155,14 +125,6 @@ void launch_triangle(const nib_launch *launch, const void *from, int64_t from_ld
     const Triangle<T> t = { (const T *)from, (T *)to, from_ld, to_ld, n };
     NIB_LAUNCH((hessian_triangle<T, adds>), triangle_grid(n), NIB_GPTQ_THREADS, 0,
                (cudaStream_t)launch->stream, t, count);
-}
-
-nib_status check(const nib_launch *launch, const nib_hessian *h)
-{
-    NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_PREPARE_GPTQ));
-    NIB_CUDA_TRY(nib_cuda_pointer(launch, "hessian->data", h->data,
-                                  nib_cuda_square_bytes(h->real, h->k, h->ld_elems)));
-    return nib_cuda_pointer(launch, "hessian->tokens", h->tokens, 8);
 }
 
 /* Where things lie in the workspace of an add. */
@@ -246,37 +208,17 @@ nib_status add_converted(Add *a, const nib_matrix *x)
 
 } // namespace
 
-nib_status nib_cuda_fetch(const nib_launch *launch, const char *what, void *to, const void *from,
-                          size_t bytes)
+nib_status nib_cuda_hessian_begin(const nib_launch *launch, const nib_hessian *h)
 {
-    const cudaStream_t stream = (cudaStream_t)launch->stream;
-    cudaError_t error = cudaPeekAtLastError();
-    if (error == cudaSuccess)
-        error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream);
-    if (error == cudaSuccess) error = cudaStreamSynchronize(stream);
-    return error == cudaSuccess ? NIB_OK : nib_cuda_failed(launch->why, what, error);
-}
-
-nib_status nib_cuda_diagonal(const nib_launch *launch, nib_real real, int64_t k, const void *data,
-                             int64_t ld_elems, double *to)
-{
-    const cudaStream_t stream = (cudaStream_t)launch->stream;
-    const unsigned     blocks = (unsigned)nib_ceil_div(k, (int64_t)NIB_GPTQ_THREADS);
-    nib_cuda_scratch   scratch;
-    NIB_CUDA_TRY(scratch.allocate(launch, "memory for a diagonal", (size_t)k * sizeof(double)));
-    double *const diagonal = scratch.as<double>();
-    if (real == NIB_REAL_F64)
-        NIB_LAUNCH(hessian_diagonal<double>, blocks, NIB_GPTQ_THREADS, 0, stream,
-                   (const double *)data, ld_elems, k, diagonal);
-    else
-        NIB_LAUNCH(hessian_diagonal<float>, blocks, NIB_GPTQ_THREADS, 0, stream,
-                   (const float *)data, ld_elems, k, diagonal);
-    return nib_cuda_fetch(launch, "a diagonal", to, diagonal, (size_t)k * sizeof(double));
+    NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_PREPARE_GPTQ));
+    NIB_CUDA_TRY(nib_cuda_pointer(launch, "hessian->data", h->data,
+                                  nib_cuda_square_bytes(h->real, h->k, h->ld_elems)));
+    return nib_cuda_pointer(launch, "hessian->tokens", h->tokens, 8);
 }
 
 nib_status nib_cuda_hessian_clear(const nib_launch *launch, const nib_hessian *h)
 {
-    NIB_CUDA_TRY(check(launch, h));
+    NIB_CUDA_TRY(nib_cuda_hessian_begin(launch, h));
     const Count count = { h->tokens, nullptr, 0 };
     if (h->real == NIB_REAL_F64)
         launch_triangle<double, false>(launch, nullptr, 0, h->data, h->ld_elems, h->k, count);
@@ -288,8 +230,8 @@ nib_status nib_cuda_hessian_clear(const nib_launch *launch, const nib_hessian *h
 nib_status nib_cuda_hessian_merge(const nib_launch *launch, const nib_hessian *from,
                                   const nib_hessian *to)
 {
-    NIB_CUDA_TRY(check(launch, from));
-    NIB_CUDA_TRY(check(launch, to));
+    NIB_CUDA_TRY(nib_cuda_hessian_begin(launch, from));
+    NIB_CUDA_TRY(nib_cuda_hessian_begin(launch, to));
     const Count count = { to->tokens, from->tokens, from->tokens ? 0 : UINT64_MAX };
     if (to->real == NIB_REAL_F64)
         launch_triangle<double, true>(launch, from->data, from->ld_elems, to->data, to->ld_elems,
@@ -309,7 +251,7 @@ nib_status nib_cuda_hessian_add(const nib_launch *launch, const nib_matrix *x,
                                 nib_hessian_precision precision, const nib_hessian *h)
 {
     const int64_t size = x->dtype == NIB_F32 ? 4 : 2;
-    NIB_CUDA_TRY(check(launch, h));
+    NIB_CUDA_TRY(nib_cuda_hessian_begin(launch, h));
     NIB_CUDA_TRY(nib_cuda_pointer(launch, "x->data", x->data,
                                   ((x->rows - 1) * x->ld_elems + x->cols) * size));
     if (x->rows < 1) return NIB_OK;
@@ -338,7 +280,7 @@ nib_status nib_cuda_hessian_add(const nib_launch *launch, const nib_matrix *x,
 
 nib_status nib_cuda_hessian_rotate(const nib_launch *launch, const nib_hessian *h, int32_t block)
 {
-    NIB_CUDA_TRY(check(launch, h));
+    NIB_CUDA_TRY(nib_cuda_hessian_begin(launch, h));
     const int64_t side = nib_ceil_div(h->k, (int64_t)NIB_HESSIAN_ROTATE);
     const dim3    grid((unsigned)side, (unsigned)least(side, 65535));
     if (h->real == NIB_REAL_F64)
@@ -350,46 +292,6 @@ nib_status nib_cuda_hessian_rotate(const nib_launch *launch, const nib_hessian *
     return nib_cuda_end(launch, "hessian_rotate");
 }
 
-nib_status nib_cuda_hessian_info(const nib_launch *launch, const nib_hessian *h,
-                                 nib_hessian_info *info)
-{
-    NIB_CUDA_TRY(check(launch, h));
-    double *const diagonal = (double *)malloc((size_t)most(h->k, 1) * sizeof *diagonal);
-    if (!diagonal) return NIB_ERR_OUT_OF_MEMORY;
-    uint64_t   tokens = UINT64_MAX;
-    nib_status status = NIB_OK;
-    if (h->k) status = nib_cuda_diagonal(launch, h->real, h->k, h->data, h->ld_elems, diagonal);
-    if (status == NIB_OK && h->tokens)
-        status = nib_cuda_fetch(launch, "hessian->tokens", &tokens, h->tokens, sizeof tokens);
-    if (status == NIB_OK) nib_hessian_info_of(diagonal, h->k, tokens, info);
-    free(diagonal);
-    return status;
-}
-
-nib_status nib_cuda_find_nonfinite(const nib_launch *launch, const nib_matrix *m, int64_t at[2])
-{
-    const int64_t size = m->dtype == NIB_F32 ? 4 : 2;
-    at[0] = at[1] = -1;
-    if (m->rows < 1 || m->cols < 1) return NIB_OK;
-    NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_PREPARE_GPTQ));
-    NIB_CUDA_TRY(nib_cuda_pointer(launch, "matrix->data", m->data,
-                                  ((m->rows - 1) * m->ld_elems + m->cols) * size));
-    const cudaStream_t stream = (cudaStream_t)launch->stream;
-    nib_cuda_scratch   scratch;
-    uint64_t           first = UINT64_MAX;
-    NIB_CUDA_TRY(scratch.allocate(launch, "memory for an index", sizeof first));
-    const cudaError_t error = cudaMemsetAsync(scratch.as<void>(), 0xff, sizeof first, stream);
-    if (error != cudaSuccess) return nib_cuda_failed(launch->why, "find_nonfinite", error);
-    const Matrix matrix = { m->data, m->rows, m->cols, m->ld_elems, (int)m->dtype };
-    NIB_LAUNCH(find_nonfinite, (unsigned)least(m->rows, 1 << 16), NIB_GPTQ_THREADS, 0, stream,
-               matrix, scratch.as<unsigned long long>());
-    NIB_CUDA_TRY(nib_cuda_fetch(launch, "find_nonfinite", &first, scratch.as<void>(),
-                                sizeof first));
-    if (first == UINT64_MAX) return NIB_OK;
-    at[0] = (int64_t)first / m->cols, at[1] = (int64_t)first % m->cols;
-    return NIB_OK;
-}
-
 cudaError_t nib_cuda_load_hessian()
 {
     cudaFuncAttributes a;
@@ -397,10 +299,9 @@ cudaError_t nib_cuda_load_hessian()
         (const void *)hessian_triangle<float, false>, (const void *)hessian_triangle<float, true>,
         (const void *)hessian_triangle<double, false>, (const void *)hessian_triangle<double, true>,
         (const void *)hessian_widen, (const void *)hessian_rotate<float>,
-        (const void *)hessian_rotate<double>, (const void *)hessian_diagonal<float>,
-        (const void *)hessian_diagonal<double>, (const void *)find_nonfinite,
+        (const void *)hessian_rotate<double>,
     };
-    cudaError_t error = cudaSuccess;
+    cudaError_t error = nib_cuda_load_hessian_look();
     for (const void *kernel : kernels)
         if (error == cudaSuccess) error = cudaFuncGetAttributes(&a, kernel);
     if (error == cudaSuccess) nib_cuda_lt_load();

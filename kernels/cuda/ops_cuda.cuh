@@ -137,7 +137,7 @@ nib_status nib_cuda_hessian_merge(const nib_launch *launch, const nib_hessian *f
 nib_status nib_cuda_hessian_rotate(const nib_launch *launch, const nib_hessian *hessian,
                                    int32_t block);
 nib_status nib_cuda_hessian_info(const nib_launch *launch, const nib_hessian *hessian,
-                                 nib_hessian_info *info);
+                                 int32_t whole, nib_hessian_info *info);
 nib_status nib_cuda_find_nonfinite(const nib_launch *launch, const nib_matrix *matrix,
                                    int64_t at[2]);
 nib_status nib_cuda_gptq_order(const nib_launch *launch, const nib_hessian *hessian,

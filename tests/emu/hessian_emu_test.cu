@@ -316,14 +316,14 @@ NIB_TEST(CudaHessian, TellsOfItsDiagonal)
         EXPECT_CUDA(cudaMemcpy((uint8_t *)held.data, bytes.data(), bytes.size(),
                                cudaMemcpyHostToDevice));
         nib_hessian_info info = {};
-        EXPECT(nib_cuda_hessian_info(&launch, &held.h, &info) == NIB_OK, "%s", why);
+        EXPECT(nib_cuda_hessian_info(&launch, &held.h, 1, &info) == NIB_OK, "%s", why);
         EXPECT(info.tokens == 5 && info.dead == 2 && info.nonfinite == 2
                    && info.first_nonfinite == 40 && info.min_diag == 0 && info.max_diag == 6,
                "%lld dead, %lld, first %lld", (long long)info.dead, (long long)info.nonfinite,
                (long long)info.first_nonfinite);
         EXPECT(fabs(info.mean_diag - (294 * 2 + 9) / 298.0) < 1e-12, "%g", info.mean_diag);
         held.h.tokens = nullptr;
-        EXPECT(nib_cuda_hessian_info(&launch, &held.h, &info) == NIB_OK
+        EXPECT(nib_cuda_hessian_info(&launch, &held.h, 1, &info) == NIB_OK
                    && info.tokens == UINT64_MAX, "not counted");
     }
 }
@@ -350,6 +350,44 @@ NIB_TEST(CudaHessian, FindsTheFirstNonfinite)
                 EXPECT(nib_cuda_find_nonfinite(&launch, &t.x, at) == NIB_OK
                            && at[0] == spot[0] && at[1] == spot[1], "%lld, %lld",
                        (long long)at[0], (long long)at[1]);
+            }
+        }
+    });
+}
+
+NIB_TEST(CudaHessian, FindsTheFirstBadElementOfTheTriangle)
+{
+    each_schedule([] {
+        for (const nib_real real : { NIB_REAL_F32, NIB_REAL_F64 }) {
+            const Case c = of(real, NIB_F32, 300);
+            Held       held(c);
+            char       why[NIB_WHY_BYTES] = "";
+            nib_launch launch = {};
+            launch.why = why;
+            std::vector<uint8_t> bytes = held.initial;
+            const auto put = [&](int64_t row, int64_t col, double value) {
+                const float  narrow = (float)value;
+                const size_t at = (size_t)(row * held.h.ld_elems + col);
+                if (real) memcpy(&bytes[8 * at], &value, 8);
+                else memcpy(&bytes[4 * at], &narrow, 4);
+            };
+            for (int64_t i = 0; i < c.k * c.k; i++) put(i / c.k, i % c.k, i % c.k > i / c.k ? NAN
+                                                                                          : 1);
+            const int64_t spots[][3] = { { -1, -1, -1 }, { 299, 298, 0 }, { 260, 260, 0 },
+                                         { 260, 256, 1 }, { 260, 3, 0 }, { 1, 0, 1 },
+                                         { 0, 0, -1 } };
+            for (const auto &spot : spots) {
+                nib_hessian_info info = {};
+                if (spot[0] >= 0)
+                    put(spot[0], spot[1], spot[2] < 0 ? -1 : spot[2] ? INFINITY : NAN);
+                EXPECT_CUDA(cudaMemcpy((uint8_t *)held.data, bytes.data(), bytes.size(),
+                                       cudaMemcpyHostToDevice));
+                EXPECT(nib_cuda_hessian_info(&launch, &held.h, 1, &info) == NIB_OK
+                           && info.bad_row == spot[0] && info.bad_col == spot[1], "%s %lld, %lld",
+                       why, (long long)info.bad_row, (long long)info.bad_col);
+                EXPECT(nib_cuda_hessian_info(&launch, &held.h, 0, &info) == NIB_OK
+                           && info.bad_row == info.first_nonfinite
+                           && info.bad_col == info.first_nonfinite, "the diagonal alone");
             }
         }
     });
@@ -400,8 +438,11 @@ NIB_TEST(CudaHessian, FailuresAreTold)
     }
     (void)nib_emu_inject("fail=cudaMalloc:2:0");
     nib_hessian_info info = {};
-    EXPECT(nib_cuda_hessian_info(&launch, &held.h, &info) == NIB_ERR_OUT_OF_MEMORY
+    EXPECT(nib_cuda_hessian_info(&launch, &held.h, 1, &info) == NIB_ERR_OUT_OF_MEMORY
                && strstr(why, "diagonal"), "%s", why);
+    (void)nib_emu_inject("fail=cudaMalloc:2:1");
+    EXPECT(nib_cuda_hessian_info(&launch, &held.h, 1, &info) == NIB_ERR_OUT_OF_MEMORY
+               && strstr(why, "index"), "%s", why);
     (void)nib_emu_inject("none");
     check_add(c);
 }
