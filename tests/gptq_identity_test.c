@@ -76,6 +76,41 @@ NIB_TEST(OnDeviceGptqIdentity, InputsMayBePermutedWithTheirBlocks)
     gptq_source_free(&s);
 }
 
+/* By powers of 2 all sums are the same, in F32 too where an error's square would be 0 or Inf. */
+NIB_TEST(OnDeviceGptqIdentity, ErrorsMayBeFarFromOne)
+{
+    static const int scaled[][2] = { { -66, 40 }, { 62, -80 } }; /* weights, inputs' products */
+    GPTQ_RUNNERS_OR_SKIP(list, n);
+    random_state = 33;
+    gptq_source s = gptq_source_make(NIB_F32, ROWS, K, 300, 1);
+    for (int i = 0; i < 4; i++) {
+        const int w = scaled[i % 2][0], h = scaled[i % 2][1];
+        const runner *r = list[i % n];
+        gptq_job job = gptq_job_of(&s, NIB_NVFP4);
+        job.real = NIB_REAL_F32;
+        job.without_guard = i >= 2;
+        gptq_source t = gptq_source_of(NIB_F32, ROWS, K, s.h);
+        for (int64_t e = 0; e < K * K; e++) t.h[e] = ldexp(s.h[e], h);
+        for (int64_t e = 0; e < ROWS * K; e++) t.wf[e] = ldexpf(s.wf[e], w);
+        gptq_source_store(&t);
+        t.tokens = s.tokens;
+        gptq_job other = job;
+        other.s = &t;
+        gptq_result a = gptq_run(r, &job), b = gptq_run(r, &other);
+        EXPECT(a.status == NIB_OK && b.status == NIB_OK, "%s", nib_last_error());
+        EXPECT(!memcmp(a.codes, b.codes, ROWS * K) && !memcmp(a.scales, b.scales, ROWS * K / BLOCK)
+               && a.report.plain_rows == b.report.plain_rows, "%s: other bytes",
+               gptq_text(r, &job));
+        EXPECT(a.report.error > 0 && ldexp(b.report.error, -2 * w - h) == a.report.error
+               && ldexp(b.report.plain_error, -2 * w - h) == a.report.plain_error,
+               "%s: %g becomes %g", gptq_text(r, &job), a.report.error,
+               ldexp(b.report.error, -2 * w - h));
+        gptq_result_free(&a), gptq_result_free(&b);
+        gptq_source_free(&t);
+    }
+    gptq_source_free(&s);
+}
+
 /* Negated inputs get negated codes: magnitudes are the same. */
 NIB_TEST(OnDeviceGptqIdentity, InputsMayBeNegated)
 {

@@ -118,6 +118,28 @@ NIB_TEST(NibbleGptq, JsonTellsOfEveryLayer)
     temp_dir_remove(&dir);
 }
 
+/* Sums that overflow: null, where JSON has no number, beside all the others. */
+NIB_TEST(NibbleGptq, JsonHasNullForWhatOverflows)
+{
+    const char *name = "model.layers.0.self_attn.q_proj";
+    const fixture_tensor large = { "model.layers.0.self_attn.q_proj.weight", NIB_TT_BF16, 2,
+                                   { 32, 64 }, 1e30f, NULL };
+    REQUIRE(begin(), "%s", nib_last_error());
+    REQUIRE(fixture_safetensors(src, &large, 1) && gptq_save_diagonal(hessians, name, 64, 3, 1e300),
+            "files");
+    const tool_result r = tool_run(&dir, "gptq", src, "--hessians", hessians, "-o", dst, "--json",
+                                   json_path);
+    REQUIRE(r.status == 0, "%d: %s", r.status, r.err);
+    json_t *j = json_load_file(json_path, JSON_REJECT_DUPLICATES, NULL);
+    REQUIRE(j, "no JSON");
+    const json_t *g = json_object_get(json_array_get(json_object_get(j, "tensors"), 0), "gptq");
+    EXPECT(json_is_null(json_object_get(g, "error")) && json_is_null(json_object_get(g, "weight"))
+               && json_is_null(json_object_get(g, "plain_error")) && number(g, "rows") > 31.5
+               && number(json_object_get(j, "gptq"), "layers") > 0.5, "an error or weight");
+    json_decref(j);
+    temp_dir_remove(&dir);
+}
+
 NIB_TEST(NibbleGptq, QuantizeRoundsOthersPlainly)
 {
     REQUIRE(begin(), "%s", nib_last_error());

@@ -6,7 +6,7 @@
 
 #include "nibble_tool.h"
 
-/* JSON has no Inf: an error of nothing has no SNR. */
+/* JSON has no Inf and no NaN: an error of nothing has no SNR, and sums may overflow. */
 static json_t *number_or_null(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
 /* Nothing if nobody counted. */
@@ -27,14 +27,15 @@ static json_t *gptq_json(const nib_tensor_gptq *g)
     json_t *seconds = json_pack("{s:f,s:f,s:f,s:f,s:f}", "hessian", g->seconds_hessian, "factor",
                                 g->seconds_factor, "plain", r->seconds_plain, "measure",
                                 r->seconds_measure, "sweep", r->seconds_sweep);
-    return json_pack("{s:s,s:I,s:o,s:f,s:i,s:I,s:s,s:I,s:I,s:f,s:f,s:f,s:o,s:o,s:f,s:o}",
+    return json_pack("{s:s,s:I,s:o,s:f,s:i,s:I,s:s,s:I,s:I,s:o,s:o,s:o,s:o,s:o,s:o,s:o}",
                      "hessian", g->hessian, "k", (json_int_t)g->k, "tokens", tokens, "damping",
                      g->damping, "tries", g->tries, "dead", (json_int_t)g->dead, "outcome",
                      nibble_outcome(r->outcome), "rows", (json_int_t)r->rows, "plain_rows",
-                     (json_int_t)r->plain_rows, "error", r->error, "plain_error", r->plain_error,
-                     "weight", r->weight, "relative_error", number_or_null(r->error / r->weight),
+                     (json_int_t)r->plain_rows, "error", number_or_null(r->error), "plain_error",
+                     number_or_null(r->plain_error), "weight", number_or_null(r->weight),
+                     "relative_error", number_or_null(r->error / r->weight),
                      "relative_plain_error", number_or_null(r->plain_error / r->weight), "ratio",
-                     nibble_error_ratio(r), "seconds", seconds);
+                     number_or_null(nibble_error_ratio(r)), "seconds", seconds);
 }
 
 static json_t *tensor_json(const nib_tensor_report *t, const nib_tensor_gptq *gptq)
@@ -50,12 +51,12 @@ static json_t *tensor_json(const nib_tensor_report *t, const nib_tensor_gptq *gp
     if (j && gptq) json_object_set_new(j, "gptq", gptq_json(gptq));
     if (!j || !e->elements) return j;
     json_object_set_new(j, "tensor_scale", json_real((double)t->tensor_scale));
-    json_object_set_new(j, "mse", json_real(e->sum_sq_error / (double)e->elements));
+    json_object_set_new(j, "mse", number_or_null(e->sum_sq_error / (double)e->elements));
     json_object_set_new(j, "relative_mse", number_or_null(nibble_relative_mse(e)));
     json_object_set_new(j, "snr_db", number_or_null(nibble_snr_db(e)));
-    json_object_set_new(j, "max_error", json_real(e->max_error));
-    json_object_set_new(j, "sum_sq_error", json_real(e->sum_sq_error));
-    json_object_set_new(j, "sum_sq", json_real(e->sum_sq));
+    json_object_set_new(j, "max_error", number_or_null(e->max_error));
+    json_object_set_new(j, "sum_sq_error", number_or_null(e->sum_sq_error));
+    json_object_set_new(j, "sum_sq", number_or_null(e->sum_sq));
     json_object_set_new(j, "nonfinite", json_integer((json_int_t)e->nonfinite));
     json_object_set_new(j, "flushed", json_integer((json_int_t)e->flushed));
     json_object_set_new(j, "saturated", json_integer((json_int_t)e->saturated));
@@ -74,9 +75,10 @@ static json_t *report_json(const char *command, const nib_checkpoint_report *r,
                                 r->seconds_amax, "quantize", r->seconds_quantize, "stats",
                                 r->seconds_stats, "write", r->seconds_write);
     const nibble_ratios all = nibble_gptq_ratios(r);
-    json_t *gptq = r->gptq ? json_pack("{s:I,s:f,s:f,s:f}", "layers", (json_int_t)all.layers,
-                                       "median_ratio", all.median, "mean_ratio", all.mean,
-                                       "worst_ratio", all.worst) : NULL;
+    json_t *gptq = r->gptq ? json_pack("{s:I,s:o,s:o,s:o}", "layers", (json_int_t)all.layers,
+                                       "median_ratio", number_or_null(all.median), "mean_ratio",
+                                       number_or_null(all.mean), "worst_ratio",
+                                       number_or_null(all.worst)) : NULL;
     return json_pack("{s:s,s:s,s:s,s:s*,s:o*,s:I,s:I,s:I,s:b,s:i,s:o,s:o}", "command", command,
                      "version", nib_version(), "source", source, "target", target, "gptq", gptq,
                      "source_bytes", (json_int_t)r->source_bytes, "stored_bytes",

@@ -222,14 +222,14 @@ static void square_by_factor(const nib_gptq_job *job, nib_gptq_scratch *s, int r
         s->error[r] = 0.0;
         for (int64_t c = 0; c < k; c++) {
             const double x = nib_real_get(s->d, job->f64, r * job->ld + c);
-            s->error[r] -= x * x * job->extra[c];
+            s->error[r] -= x * (x * job->extra[c]);
         }
     }
     nib_blas_trmm(job->f64, rows, k, f->l, f->ld_elems, s->d, job->ld);
     for (int r = 0; r < rows; r++)
         for (int64_t c = 0; c < k; c++) {
             const double y = nib_real_get(s->d, job->f64, r * job->ld + c);
-            s->error[r] += y * y * job->pivot_sq[c];
+            s->error[r] += y * (y * job->pivot_sq[c]);
         }
 }
 

@@ -210,8 +210,8 @@ NAME(block_as)(int kind, const nib_gptq_job *job, nib_gptq_scratch *s, int row, 
             for (int l = 0; l < NAME(L); l++) {
                 const REAL e = target[j][l] - (REAL)q[l], own = d[j][l] - (REAL)q[l];
                 d[j][l] = own;
-                error[l] += e * e * square;
-                added[l] += own * own * extra;
+                error[l] += e * (e * square); /* e * e alone may underflow */
+                added[l] += own * (own * extra);
             }
         }
     }

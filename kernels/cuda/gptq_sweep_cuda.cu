@@ -244,7 +244,7 @@ __device__ __forceinline__ double store_steps(const GptqLayer &g, int64_t row, i
         const T       own = ((const T *)g.h)[p * g.h_ld + p];
         const T       e = s.target[r] - (T)q, d = s.w[r] - (T)q;
         if (own != (T)0) /* dead inputs are no part of an error */
-            error += (double)(e * e * (T)(pivot * pivot)) - (double)(d * d * (T)g.added);
+            error += (double)(e * (e * (T)(pivot * pivot))) - (double)(d * (d * (T)g.added));
         ((T *)g.d)[row * g.k + col] = d;
         g.tile_codes[row * g.k + p] = (uint8_t)code;
     }
