@@ -20,6 +20,8 @@ nib_status nib_pointer_check(const void *p, size_t bytes, const char *what, cons
 /* Rows of bits, ld bytes apart, for a matrix of m's size; mask may be NULL. */
 nib_status nib_mask_check(const uint8_t *mask, int64_t ld, const nib_matrix *m, const char *what);
 
+nib_status nib_groups_check(const nib_groups *groups, const char *what);
+
 /* b, called name in the text, is as large as a. */
 nib_status nib_same_size_check(const char *what, const char *name, const nib_matrix *a,
                                const nib_matrix *b);

@@ -16,7 +16,7 @@ int64_t nib_grouped_scales_bytes(nib_format format, nib_scale_layout layout, int
     return nib_scales_bytes(format, layout, most / 128 * 128, cols);
 }
 
-static nib_status groups_check(const nib_groups *g, const char *what)
+nib_status nib_groups_check(const nib_groups *g, const char *what)
 {
     NIB_REQUIRE(g, NIB_ERR_ARGUMENT, "%s: groups is NULL", what);
     NIB_REQUIRE(g->size >= GROUPS_V1, NIB_ERR_ARGUMENT,
@@ -37,7 +37,7 @@ nib_status nib_quantize_grouped(const nib_exec *exec, const nib_groups *groups,
     const nib_backend *ops;
     nib_quantize_request request;
     NIB_TRY(nib_exec_check(exec, what, &launch, &ops));
-    NIB_TRY(groups_check(groups, what));
+    NIB_TRY(nib_groups_check(groups, what));
     NIB_TRY(nib_matrix_check(src, what, "src"));
     NIB_TRY(nib_packed_check(dst, what, "dst"));
     NIB_TRY(nib_shape_check(what, src, dst));
@@ -66,7 +66,7 @@ nib_status nib_amax_grouped(const nib_exec *exec, const nib_groups *groups, cons
     nib_launch launch;
     const nib_backend *ops;
     NIB_TRY(nib_exec_check(exec, what, &launch, &ops));
-    NIB_TRY(groups_check(groups, what));
+    NIB_TRY(nib_groups_check(groups, what));
     NIB_TRY(nib_matrix_check(src, what, "src"));
     NIB_REQUIRE(amax || groups->count == 0, NIB_ERR_ARGUMENT, "%s: amax is NULL", what);
     NIB_TRY(nib_pointer_check(amax, sizeof *amax, what, "amax"));

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "log.h"
@@ -65,6 +66,24 @@ size_t nib_hessian_add_workspace_bytes(const nib_device *device, const nib_hessi
     return hessian->k && rows ? device->ops->hessian_add_need(hessian, rows) : 0;
 }
 
+static nib_status tokens_check(const char *what, const nib_matrix *x,
+                               nib_hessian_precision precision)
+{
+    NIB_TRY(nib_matrix_check(x, what, "x"));
+    NIB_REQUIRE((unsigned)precision <= NIB_HESSIAN_TF32, NIB_ERR_ARGUMENT,
+                "%s: precision is %d; there are 0 and 1", what, (int)precision);
+    NIB_REQUIRE(x->ld_elems <= INT32_MAX, NIB_ERR_SHAPE,
+                "%s: x->ld_elems is %lld, not below 2^31", what, (long long)x->ld_elems);
+    return NIB_OK;
+}
+
+static nib_status fits_check(const char *what, const nib_matrix *x, const nib_hessian *hessian)
+{
+    NIB_REQUIRE(x->cols == hessian->k, NIB_ERR_SHAPE, "%s: x has %lld columns, hessian %lld", what,
+                (long long)x->cols, (long long)hessian->k);
+    return NIB_OK;
+}
+
 nib_status nib_hessian_add(const nib_exec *exec, const nib_matrix *x,
                            nib_hessian_precision precision, const nib_hessian *hessian)
 {
@@ -74,19 +93,46 @@ nib_status nib_hessian_add(const nib_exec *exec, const nib_matrix *x,
     const nib_backend *ops;
     NIB_TRY(nib_exec_check(exec, what, &launch, &ops));
     NIB_TRY(nib_hessian_valid(what, hessian));
-    NIB_TRY(nib_matrix_check(x, what, "x"));
-    NIB_REQUIRE((unsigned)precision <= NIB_HESSIAN_TF32, NIB_ERR_ARGUMENT,
-                "%s: precision is %d; there are 0 and 1", what, (int)precision);
-    NIB_REQUIRE(x->cols == hessian->k, NIB_ERR_SHAPE, "%s: x has %lld columns, hessian %lld", what,
-                (long long)x->cols, (long long)hessian->k);
-    NIB_REQUIRE(x->ld_elems <= INT32_MAX, NIB_ERR_SHAPE,
-                "%s: x->ld_elems is %lld, not below 2^31", what, (long long)x->ld_elems);
+    NIB_TRY(tokens_check(what, x, precision));
+    NIB_TRY(fits_check(what, x, hessian));
     NIB_NEED(ops, hessian_add, what);
     NIB_LOG(exec, &launch, "hessian", .matrix = x, .hessian = hessian);
     if (x->rows == 0) return NIB_OK;
     if (hessian->k)
         NIB_TRY(nib_room_check(what, &launch, ops->hessian_add_need(hessian, x->rows)));
     return nib_dispatched(ops->hessian_add(&launch, x, precision, hessian), what, ops, &launch);
+}
+
+nib_status nib_hessian_add_grouped(const nib_exec *exec, const nib_groups *groups,
+                                   const nib_matrix *x, nib_hessian_precision precision,
+                                   const nib_hessian *hessians)
+{
+    NIB_TRACE(.reads = x);
+    const char *what = "hessian_add_grouped";
+    nib_launch launch;
+    const nib_backend *ops;
+    NIB_TRY(nib_exec_check(exec, what, &launch, &ops));
+    NIB_TRY(nib_groups_check(groups, what));
+    NIB_TRY(tokens_check(what, x, precision));
+    NIB_REQUIRE(hessians || groups->count == 0, NIB_ERR_ARGUMENT, "%s: hessians is NULL", what);
+    for (int64_t g = 0; g < groups->count; g++) {
+        char which[64];
+        snprintf(which, sizeof which, "%s: hessians[%lld]", what, (long long)g);
+        NIB_TRY(nib_hessian_valid(which, &hessians[g]));
+        NIB_TRY(fits_check(which, x, &hessians[g]));
+        NIB_REQUIRE(hessians[g].real == hessians[0].real, NIB_ERR_UNSUPPORTED,
+                    "%s: real is %d, hessians[0]'s %d", which, (int)hessians[g].real,
+                    (int)hessians[0].real);
+    }
+    NIB_NEED(ops, hessian_add_grouped, what);
+    if (groups->count == 0) return NIB_OK;
+    NIB_LOG(exec, &launch, "hessian", .matrix = x, .hessian = hessians,
+            .note = "rows in groups, each with a Hessian");
+    if (x->rows == 0) return NIB_OK;
+    if (hessians->k)
+        NIB_TRY(nib_room_check(what, &launch, ops->hessian_add_need(hessians, x->rows)));
+    return nib_dispatched(ops->hessian_add_grouped(&launch, groups, x, precision, hessians), what,
+                          ops, &launch);
 }
 
 nib_status nib_hessian_merge(const nib_exec *exec, const nib_hessian *from, const nib_hessian *to)

@@ -213,6 +213,10 @@ typedef struct nib_backend {
     nib_status (*hessian_clear)(const nib_launch *launch, const nib_hessian *hessian);
     nib_status (*hessian_add)(const nib_launch *launch, const nib_matrix *x,
                               nib_hessian_precision precision, const nib_hessian *hessian);
+    /* count and rows >= 1; hessians of one k and real. */
+    nib_status (*hessian_add_grouped)(const nib_launch *launch, const nib_groups *groups,
+                                      const nib_matrix *x, nib_hessian_precision precision,
+                                      const nib_hessian *hessians);
     nib_status (*hessian_merge)(const nib_launch *launch, const nib_hessian *from,
                                 const nib_hessian *to);
     nib_status (*hessian_rotate)(const nib_launch *launch, const nib_hessian *hessian,

@@ -144,6 +144,16 @@ NIB_HD void nib_unpack_codes(int bits, int halves, const uint8_t *src, int n, ui
     }
 }
 
+/* Rows begin .. end - 1; a matrix without any has no data either. */
+static inline nib_matrix nib_matrix_rows(const nib_matrix *m, int64_t begin, int64_t end)
+{
+    nib_matrix part = *m;
+    const int64_t size = m->dtype == NIB_F32 ? 4 : 2;
+    part.rows = end - begin;
+    if (m->data) part.data = (uint8_t *)m->data + begin * m->ld_elems * size;
+    return part;
+}
+
 /* Numbers of tokens of two Hessians; UINT64_MAX: not counted. */
 NIB_HD uint64_t nib_tokens_sum(uint64_t a, uint64_t b)
 {

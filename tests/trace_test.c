@@ -345,7 +345,8 @@ NIB_TEST(Traced, DISABLED_GptqIsNamed)
     };
     static const char *const names[] = { "nib_hessian_clear", "nib_hessian_merge",
                                          "nib_hessian_rotate", "nib_hessian_check",
-                                         "nib_hessian_inverse", "nib_gptq_factor_make" };
+                                         "nib_hessian_inverse", "nib_gptq_factor_make",
+                                         "nib_hessian_add_grouped" };
     request_init(&r, NULL);
     EXPECT(nib_hessian_add(NULL, &r.matrix, NIB_HESSIAN_EXACT, NULL) == NIB_ERR_ARGUMENT
                && nib_gptq_quantize(NULL, NULL, NULL, &r.matrix, NULL, &r.packed, NULL)
@@ -355,11 +356,13 @@ NIB_TEST(Traced, DISABLED_GptqIsNamed)
                && nib_hessian_rotate(NULL, NULL, 16) == NIB_ERR_ARGUMENT
                && nib_hessian_check(NULL, NULL, NULL) == NIB_ERR_ARGUMENT
                && nib_hessian_inverse(NULL, NULL, 0, NULL, 0, NULL) == NIB_ERR_ARGUMENT
-               && nib_gptq_factor_make(NULL, NULL, NULL, NULL) == NIB_ERR_ARGUMENT, "no device");
+               && nib_gptq_factor_make(NULL, NULL, NULL, NULL) == NIB_ERR_ARGUMENT
+               && nib_hessian_add_grouped(NULL, NULL, &r.matrix, NIB_HESSIAN_EXACT, NULL)
+                      == NIB_ERR_ARGUMENT, "no device");
     nvtx_record *record = the_record();
-    REQUIRE(record && record->pushes == 8 && record->depth == 0, "not 8 ranges");
+    REQUIRE(record && record->pushes == 9 && record->depth == 0, "not 9 ranges");
     for (int i = 0; i < 2; i++) expect_payload(record, &record->ranges[i], &payloads[i]);
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 9; i++) {
         const char *name = i < 2 ? payloads[i].name : names[i - 2];
         EXPECT(strcmp(record->ranges[i].name, name) == 0, "'%s' is not %s",
                record->ranges[i].name, name);

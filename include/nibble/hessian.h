@@ -12,8 +12,9 @@
  * every number of threads, on one kind of processor. A program that multiplies by OpenBLAS in other
  * threads at the same time does so on one thread meanwhile.
  *
- * On CUDA nib_hessian_add and nib_gptq_quantize need cublasLt, and nib_hessian_inverse and
- * nib_gptq_factor_make need cuSOLVER; nib_prepare with NIB_PREPARE_GPTQ opens both.
+ * On CUDA nib_hessian_add, nib_hessian_add_grouped and nib_gptq_quantize need cublasLt, and
+ * nib_hessian_inverse and nib_gptq_factor_make need cuSOLVER; nib_prepare with NIB_PREPARE_GPTQ
+ * opens both.
  *
  * Each function also returns NIB_ERR_ARGUMENT for a NULL pointer, a size below the first version's
  * or an unknown enum value; NIB_ERR_SHAPE for k or ld_elems < k out of 0 .. 2^31 - 1;
@@ -25,6 +26,7 @@
 #ifndef NIBBLE_HESSIAN_H
 #define NIBBLE_HESSIAN_H
 
+#include "nibble/grouped.h"
 #include "nibble/quantize.h"
 
 #ifdef __cplusplus
@@ -72,6 +74,30 @@ size_t nib_hessian_add_workspace_bytes(const nib_device *device, const nib_hessi
  * x->ld_elems not below 2^31. */
 nib_status nib_hessian_add(const nib_exec *exec, const nib_matrix *x,
                            nib_hessian_precision precision, const nib_hessian *hessian);
+
+/* hessians[g] += X_g^T X_g, its tokens += rows of group g, for each group g of x's rows: the inputs
+ * of a mixture of experts, sorted by expert (grouped.h), each to its own expert's Hessian.
+ *
+ *   groups     count groups; where they begin is what grouped.h says of any offsets: each row is
+ *              added to one Hessian or to none
+ *   x          rows x k
+ *   hessians   count of them, in host memory, all of x's columns and of one real; no two share
+ *              data or tokens
+ *
+ * Bits are those of nib_hessian_add of each group's rows alone. An empty group's Hessian and tokens
+ * are neither read nor written: expert by expert, tokens tell who was never chosen. Workspace:
+ * nib_hessian_add_workspace_bytes of hessians[0] and of x's rows, as groups take turns.
+ *
+ * Synchronising on CUDA in one respect, since cublasLt must be told how many rows a product has:
+ * after the stream's earlier work the offsets are copied to host memory that the call allocates.
+ * Sums are then enqueued, as nib_hessian_add's are; a failure of the device may leave some of them
+ * out. Returns what nib_hessian_add returns; NIB_ERR_ARGUMENT for groups NULL, a size of groups
+ * below the first version's, or hessians or offsets NULL with count > 0; NIB_ERR_SHAPE for a
+ * negative count; NIB_ERR_ALIGNMENT for offsets not aligned to 8; NIB_ERR_UNSUPPORTED if real
+ * differs among hessians, or while exec's stream is being captured. count or rows of 0 succeed. */
+nib_status nib_hessian_add_grouped(const nib_exec *exec, const nib_groups *groups,
+                                   const nib_matrix *x, nib_hessian_precision precision,
+                                   const nib_hessian *hessians);
 
 /* to += from, the sum of partial Hessians, element by element; tokens too, which are not counted
  * any more (UINT64_MAX) if from's are not. Between processes the caller reduces data and tokens by

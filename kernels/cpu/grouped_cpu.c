@@ -9,16 +9,6 @@ typedef nib_status (*quantize_entry)(const nib_launch *launch, const nib_matrix 
 typedef nib_status (*amax_entry)(const nib_launch *launch, const nib_matrix *src, float *amax,
                                  uint64_t *nonfinite);
 
-/* Rows begin .. end - 1; a matrix without any has no data either. */
-static nib_matrix rows_of(const nib_matrix *m, int64_t begin, int64_t end)
-{
-    nib_matrix part = *m;
-    const int64_t size = m->dtype == NIB_F32 ? 4 : 2;
-    part.rows = end - begin;
-    if (m->data) part.data = (uint8_t *)m->data + begin * m->ld_elems * size;
-    return part;
-}
-
 static nib_status quantize_groups(const nib_launch *launch, const nib_groups *groups,
                                   const nib_matrix *src, const nib_quantize_request *request,
                                   const nib_packed *dst, quantize_entry quantize)
@@ -30,7 +20,7 @@ static nib_status quantize_groups(const nib_launch *launch, const nib_groups *gr
     if (swizzled) scales_row = 0;
     for (int64_t g = 0; g < groups->count; g++) {
         const int64_t end = nib_group_next(begin, groups->offsets[g + 1], src->rows);
-        const nib_matrix x = rows_of(src, begin, end);
+        const nib_matrix x = nib_matrix_rows(src, begin, end);
         nib_packed p = *dst;
         nib_quantize_request r = *request;
         uint64_t random[2];
@@ -58,7 +48,7 @@ static nib_status amax_groups(const nib_launch *launch, const nib_groups *groups
     int64_t begin = nib_group_next(0, groups->offsets[0], src->rows);
     for (int64_t g = 0; g < groups->count; g++) {
         const int64_t end = nib_group_next(begin, groups->offsets[g + 1], src->rows);
-        const nib_matrix x = rows_of(src, begin, end);
+        const nib_matrix x = nib_matrix_rows(src, begin, end);
         const nib_status status = entry(launch, &x, amax + g, NULL);
         if (status != NIB_OK) return status;
         begin = end;

@@ -8,6 +8,7 @@
 
 #include "blas_cpu.h"
 #include "gptq_tune_cpu.h"
+#include "kernels/common/groups.h"
 #include "kernels/gptq_order.h"
 #include "kernels/packed.h"
 
@@ -96,6 +97,22 @@ nib_status nib_hessian_add_cpu(const nib_launch *launch, const nib_matrix *x,
     }
     nib_blas_leave();
     if (h->tokens) *h->tokens = nib_tokens_sum(*h->tokens, (uint64_t)x->rows);
+    return NIB_OK;
+}
+
+nib_status nib_hessian_add_grouped_cpu(const nib_launch *launch, const nib_groups *groups,
+                                       const nib_matrix *x, nib_hessian_precision precision,
+                                       const nib_hessian *hessians)
+{
+    int64_t begin = nib_group_next(0, groups->offsets[0], x->rows);
+    for (int64_t g = 0; g < groups->count; g++) {
+        const int64_t end = nib_group_next(begin, groups->offsets[g + 1], x->rows);
+        const nib_matrix rows = nib_matrix_rows(x, begin, end);
+        const nib_status status = end > begin
+            ? nib_hessian_add_cpu(launch, &rows, precision, &hessians[g]) : NIB_OK;
+        if (status != NIB_OK) return status;
+        begin = end;
+    }
     return NIB_OK;
 }
 

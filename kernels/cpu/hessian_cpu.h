@@ -11,6 +11,9 @@ size_t     nib_hessian_add_need_cpu(const nib_hessian *hessian, int64_t rows);
 nib_status nib_hessian_clear_cpu(const nib_launch *launch, const nib_hessian *hessian);
 nib_status nib_hessian_add_cpu(const nib_launch *launch, const nib_matrix *x,
                                nib_hessian_precision precision, const nib_hessian *hessian);
+nib_status nib_hessian_add_grouped_cpu(const nib_launch *launch, const nib_groups *groups,
+                                       const nib_matrix *x, nib_hessian_precision precision,
+                                       const nib_hessian *hessians);
 nib_status nib_hessian_merge_cpu(const nib_launch *launch, const nib_hessian *from,
                                  const nib_hessian *to);
 nib_status nib_hessian_rotate_cpu(const nib_launch *launch, const nib_hessian *hessian,

@@ -45,6 +45,7 @@ int32_t nib_cpu_max_threads(void)
     .hessian_add_need = nib_hessian_add_need_cpu, \
     .hessian_clear = nib_hessian_clear_cpu, \
     .hessian_add = nib_hessian_add_cpu, \
+    .hessian_add_grouped = nib_hessian_add_grouped_cpu, \
     .hessian_merge = nib_hessian_merge_cpu, \
     .hessian_rotate = nib_hessian_rotate_cpu, \
     .hessian_info = nib_hessian_info_cpu, \

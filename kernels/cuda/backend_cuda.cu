@@ -234,6 +234,7 @@ static const nib_backend ops = {
     nib_cuda_hessian_add_need,
     keeping_device<nib_cuda_hessian_clear>,
     keeping_device<nib_cuda_hessian_add>,
+    keeping_device<nib_cuda_hessian_add_grouped>,
     keeping_device<nib_cuda_hessian_merge>,
     keeping_device<nib_cuda_hessian_rotate>,
     keeping_device<nib_cuda_hessian_info>,

@@ -134,6 +134,16 @@ nib_status nib_cuda_begin(const nib_launch *launch, uint32_t group)
     return launch->debug ? wait(launch, "earlier work in exec->stream") : NIB_OK;
 }
 
+nib_status nib_cuda_not_captured(const nib_launch *launch)
+{
+    bool capturing = false;
+    NIB_CUDA_TRY(is_capturing(launch, &capturing));
+    if (!capturing) return NIB_OK;
+    if (launch->why) snprintf(launch->why, NIB_WHY_BYTES, "exec->stream %p is being captured, and "
+                              "the call must wait for it", launch->stream);
+    return NIB_ERR_UNSUPPORTED;
+}
+
 nib_status nib_cuda_end(const nib_launch *launch, const char *what)
 {
     char step[64];

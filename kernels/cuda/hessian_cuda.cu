@@ -6,12 +6,15 @@
  * Products come one after another and none is cut along the tokens, so that bits do not change from
  * run to run. bf16 and f16 tokens are multiplied as they are: their products are exact in f32. For
  * sums in f64 tokens are converted, a part of the rows at a time. Workspace: cublasLt's own, the
- * diagonal tile, and those doubles. */
+ * diagonal tile, and those doubles. Of rows in groups, sizes are fetched, since cublasLt takes them
+ * from the host: a kernel of our own would leave its tensor cores' speed, or its bits. */
 #include "cublaslt.cuh"
 #include "gptq_job.cuh"
 
+#include "kernels/common/groups.h"
 #include "kernels/common/half.h"
-#include "kernels/gptq_order.h"
+
+#include <stdlib.h>
 
 namespace {
 
@@ -276,6 +279,28 @@ nib_status nib_cuda_hessian_add(const nib_launch *launch, const nib_matrix *x,
         NIB_CUDA_TRY(add_rows(&a, (const uint8_t *)x->data, x->rows));
     }
     return nib_cuda_end(launch, "hessian_add");
+}
+
+nib_status nib_cuda_hessian_add_grouped(const nib_launch *launch, const nib_groups *groups,
+                                        const nib_matrix *x, nib_hessian_precision precision,
+                                        const nib_hessian *hessians)
+{
+    const size_t bytes = (size_t)(groups->count + 1) * sizeof(int64_t);
+    NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_PREPARE_GPTQ));
+    NIB_CUDA_TRY(nib_cuda_not_captured(launch));
+    NIB_CUDA_TRY(nib_cuda_pointer(launch, "groups->offsets", groups->offsets, (int64_t)bytes));
+    int64_t *const offsets = (int64_t *)malloc(bytes);
+    if (!offsets) return NIB_ERR_OUT_OF_MEMORY;
+    nib_status status = nib_cuda_fetch(launch, "groups->offsets", offsets, groups->offsets, bytes);
+    int64_t    begin = nib_group_next(0, status == NIB_OK ? offsets[0] : 0, x->rows);
+    for (int64_t g = 0; status == NIB_OK && g < groups->count; g++) {
+        const int64_t    end = nib_group_next(begin, offsets[g + 1], x->rows);
+        const nib_matrix rows = nib_matrix_rows(x, begin, end);
+        if (end > begin) status = nib_cuda_hessian_add(launch, &rows, precision, &hessians[g]);
+        begin = end;
+    }
+    free(offsets);
+    return status;
 }
 
 nib_status nib_cuda_hessian_rotate(const nib_launch *launch, const nib_hessian *h, int32_t block)

@@ -17,6 +17,9 @@
  * nib_prepare (NIB_ERR_NOT_PREPARED). group: NIB_PREPARE_*. */
 nib_status nib_cuda_begin(const nib_launch *launch, uint32_t group);
 
+/* UNSUPPORTED, with words, where a call that must wait for the stream cannot. */
+nib_status nib_cuda_not_captured(const nib_launch *launch);
+
 /* What the launches since nib_cuda_begin came to; in debug mode waits for them. */
 nib_status nib_cuda_end(const nib_launch *launch, const char *what);
 
@@ -132,6 +135,9 @@ size_t     nib_cuda_hessian_add_need(const nib_hessian *hessian, int64_t rows);
 nib_status nib_cuda_hessian_clear(const nib_launch *launch, const nib_hessian *hessian);
 nib_status nib_cuda_hessian_add(const nib_launch *launch, const nib_matrix *x,
                                 nib_hessian_precision precision, const nib_hessian *hessian);
+nib_status nib_cuda_hessian_add_grouped(const nib_launch *launch, const nib_groups *groups,
+                                        const nib_matrix *x, nib_hessian_precision precision,
+                                        const nib_hessian *hessians);
 nib_status nib_cuda_hessian_merge(const nib_launch *launch, const nib_hessian *from,
                                   const nib_hessian *to);
 nib_status nib_cuda_hessian_rotate(const nib_launch *launch, const nib_hessian *hessian,
