@@ -349,6 +349,13 @@ typedef struct nib_bench_cuda_ops {
     /* Keeps the stream busy for some 20 to 50 us with almost nothing: what is enqueued behind it is
      * there before its turn comes. sink as for fma. */
     nib_status (*pause)(const nib_launch *launch, void *sink);
+    /* gemm_plan of h[k,k] = x^T x, the whole square, which gemm with x, x and h runs. x is rows x k
+     * of dtype, or for F64 of doubles; h of real. */
+    nib_status (*square_plan)(const nib_launch *launch, nib_dtype dtype, nib_real real,
+                              nib_hessian_precision precision, int64_t rows, int64_t k,
+                              const void *x, void *h, void **plan);
+    /* cuSOLVER's Cholesky factorisation of a[n,n]'s lower triangle, f32, in place. Synchronises. */
+    nib_status (*potrf)(const nib_launch *launch, int64_t n, float *a);
 } nib_bench_cuda_ops;
 
 /* ---- the CUDA backend ----

@@ -1,6 +1,7 @@
 /* bench_cuda.cu: what a GPU can do at best, as plain as it can be written: the limits that qbench
  * holds kernels against. Launch numbers are untuned: no GPU has timed them yet. */
 #include "cublaslt.cuh"
+#include "cusolver.cuh"
 #include "ptx.cuh"
 
 #include <stdio.h>
@@ -211,7 +212,18 @@ cudaError_t nib_cuda_load_bench()
     return error;
 }
 
+static nib_status potrf(const nib_launch *launch, int64_t n, float *a)
+{
+    int64_t minor = 0;
+    NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_PREPARE_GPTQ));
+    NIB_CUDA_TRY(nib_cuda_solver_factor(launch, NIB_REAL_F32, n, a, n, false, &minor));
+    if (!minor) return NIB_OK;
+    if (launch->why) snprintf(launch->why, NIB_WHY_BYTES, "potrf: leading minor %lld of what is "
+                              "timed is not positive definite", (long long)minor);
+    return NIB_ERR_DEVICE;
+}
+
 const nib_bench_cuda_ops nib_bench_cuda = {
     read, copy, fill, fma, mma, nib_cuda_gemm_plan, nib_cuda_gemm, nib_cuda_gemm_release,
-    pause_stream
+    pause_stream, nib_cuda_square_plan, potrf
 };

@@ -3,19 +3,16 @@
  * cublasLt is column-major: d[M,N] there is N x M, a is K x M, and w, N x K here, is K x N to be
  * transposed. Descriptors lie on the stack: a product allocates nothing. */
 #include "cublaslt.cuh"
-
-#include <stdio.h>
+#include "library.cuh"
 
 #if __has_include(<cublasLt.h>)
-#include <atomic>
 #include <cublasLt.h>
 #include <new>
 #include <pthread.h>
-#include <string.h>
 
 namespace {
 
-enum { HEURISTICS = 16, WARM = 2, TIMED = 5, MAX_DEVICES = 64 };
+enum { HEURISTICS = 16, WARM = 2, TIMED = 5 };
 const size_t BENCH_WORKSPACE = (size_t)64 << 20;
 
 /* ---- the library ---- */
@@ -37,16 +34,12 @@ pthread_once_t once = PTHREAD_ONCE_INIT;
 
 void open_named(const char *name, Library *to)
 {
-    void *const library = NIB_LIBRARY_OPEN(name);
-    if (!library) {
-        snprintf(to->why, sizeof to->why, "%s cannot be opened: %s", name, NIB_LIBRARY_WHY());
-        return;
-    }
-#define FIND(function)                                                                         \
-    to->function = (decltype(to->function))NIB_LIBRARY_FIND(library, "cublasLt" #function);    \
-    if (!to->function) snprintf(to->why, sizeof to->why, "%s lacks cublasLt" #function, name);
-    FUNCTIONS(FIND)
-#undef FIND
+    static const LibraryFunction functions[] = {
+#define ROW(name) { "cublasLt" #name, offsetof(Library, name) },
+        FUNCTIONS(ROW)
+#undef ROW
+    };
+    library_open(name, functions, to, to->why);
 }
 
 void open_library()
@@ -58,16 +51,8 @@ void open_library()
 
 const char *words(cublasStatus_t s)
 {
-    switch ((int)s) {
-    case CUBLAS_STATUS_NOT_INITIALIZED: return "it could not start on the device";
-    case CUBLAS_STATUS_ALLOC_FAILED: return "no memory";
-    case CUBLAS_STATUS_INVALID_VALUE: return "an argument it does not take";
-    case CUBLAS_STATUS_ARCH_MISMATCH: return "not for this GPU";
-    case CUBLAS_STATUS_EXECUTION_FAILED: return "its kernel failed to launch";
-    case CUBLAS_STATUS_INTERNAL_ERROR: return "an internal error";
-    case CUBLAS_STATUS_NOT_SUPPORTED: return "not supported";
-    }
-    return "for a reason of its own";
+    static const LibraryStatus statuses[] = { LIBRARY_STATUSES(CUBLAS) };
+    return library_words(statuses, (int)s);
 }
 
 nib_status failed(const nib_launch *launch, const char *what, cublasStatus_t s)
@@ -82,13 +67,12 @@ nib_status failed(const nib_launch *launch, const char *what, cublasStatus_t s)
 
 /* ---- a handle for each device ---- */
 
-enum { NONE, MADE, REFUSED };
 struct Handle {
     std::atomic<int> state;
     cublasLtHandle_t handle;
     char             why[128];
 };
-Handle handles[MAX_DEVICES];
+Handle handles[LIBRARY_DEVICES];
 
 /* cublasLt loads a kernel when it is first wanted, which a thread's own capture would forbid. */
 class Relaxed {
@@ -260,25 +244,16 @@ bool nib_cuda_lt_would_open(const char *name, char *why)
 const char *nib_cuda_lt_why_not(int32_t ordinal)
 {
     (void)pthread_once(&once, open_library);
-    if (lt.why[0]) return lt.why;
-    if (ordinal < 0 || ordinal >= MAX_DEVICES) return "there are at most 64 devices";
-    return handles[ordinal].state.load(std::memory_order_acquire) == REFUSED
-        ? handles[ordinal].why : nullptr;
+    return library_why_not(lt.why, handles, ordinal);
 }
 
 void nib_cuda_lt_load()
 {
-    int ordinal = 0;
-    if (cudaGetDevice(&ordinal) != cudaSuccess) return (void)cudaGetLastError();
-    if (nib_cuda_lt_why_not(ordinal)) return;
-    Handle &h = handles[ordinal];
-    if (h.state.load(std::memory_order_relaxed) != NONE) return;
+    const int ordinal = library_wants_handle(handles);
+    if (ordinal < 0 || nib_cuda_lt_why_not(ordinal)) return;
+    Handle              &h = handles[ordinal];
     const cublasStatus_t s = lt.Create(&h.handle);
-    if (s != 0) {
-        snprintf(h.why, sizeof h.why, "cublasLt: no handle for CUDA device %d: status %d, %s",
-                 ordinal, (int)s, words(s));
-    }
-    h.state.store(s == 0 ? MADE : REFUSED, std::memory_order_release);
+    library_handle_made(&h, "cublasLt", ordinal, (int)s, words(s));
 }
 
 nib_status nib_cuda_lt_product(const nib_launch *launch, const LtProduct &p, void *workspace,
@@ -352,21 +327,16 @@ bool fastest(const nib_launch *launch, Plan *p, const cublasLtMatmulHeuristicRes
     return least >= 0.0f;
 }
 
-} // namespace
-
-nib_status nib_cuda_gemm_plan(const nib_launch *launch, nib_dtype dtype, int64_t m, int64_t n,
-                              int64_t k, const void *a, const void *w, void *d, void **plan)
+/* *plan: for products of this shape. */
+nib_status make_plan(const nib_launch *launch, const LtProduct &shape, const void *a, const void *w,
+                     void *d, void **plan)
 {
     *plan = nullptr;
     NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_CUDA_PREPARE_BENCH));
     NIB_CUDA_TRY(ready(launch));
     Plan *const p = new (std::nothrow) Plan();
     if (!p) return NIB_ERR_OUT_OF_MEMORY;
-    p->shape.a_dtype = p->shape.d_dtype = dtype;
-    p->shape.transposed = true;
-    p->shape.m = m, p->shape.n = n, p->shape.k = k;
-    p->shape.a_ld = p->shape.w_ld = k, p->shape.d_ld = n;
-    p->shape.factor = 1.0f;
+    p->shape = shape;
     cublasLtMatmulPreferenceOpaque_t wish;
     cublasLtMatmulHeuristicResult_t  found[HEURISTICS];
     int               count = 0;
@@ -384,6 +354,35 @@ nib_status nib_cuda_gemm_plan(const nib_launch *launch, nib_dtype dtype, int64_t
     if (status == NIB_OK) *plan = p;
     else nib_cuda_gemm_release(p);
     return status == NIB_OK ? nib_cuda_end(launch, "cublasLt") : status;
+}
+
+} // namespace
+
+nib_status nib_cuda_gemm_plan(const nib_launch *launch, nib_dtype dtype, int64_t m, int64_t n,
+                              int64_t k, const void *a, const void *w, void *d, void **plan)
+{
+    LtProduct shape = {};
+    shape.a_dtype = shape.d_dtype = dtype;
+    shape.transposed = true;
+    shape.m = m, shape.n = n, shape.k = k;
+    shape.a_ld = shape.w_ld = k, shape.d_ld = n;
+    shape.factor = 1.0f;
+    return make_plan(launch, shape, a, w, d, plan);
+}
+
+nib_status nib_cuda_square_plan(const nib_launch *launch, nib_dtype dtype, nib_real real,
+                                nib_hessian_precision precision, int64_t rows, int64_t k,
+                                const void *x, void *h, void **plan)
+{
+    LtProduct shape = {};
+    shape.a_dtype = dtype, shape.d_dtype = NIB_F32;
+    shape.a_transposed = true;
+    shape.m = shape.n = k, shape.k = rows;
+    shape.a_ld = shape.w_ld = shape.d_ld = k;
+    shape.factor = 1.0f;
+    shape.sums = real == NIB_REAL_F64 ? LT_F64
+               : precision == NIB_HESSIAN_TF32 && dtype == NIB_F32 ? LT_TF32 : LT_F32;
+    return make_plan(launch, shape, x, x, h, plan);
 }
 
 nib_status nib_cuda_gemm(const nib_launch *launch, void *plan, const void *a, const void *w,
@@ -429,6 +428,14 @@ nib_status nib_cuda_lt_product(const nib_launch *launch, const LtProduct &, void
 
 nib_status nib_cuda_gemm_plan(const nib_launch *launch, nib_dtype, int64_t, int64_t, int64_t,
                               const void *, const void *, void *, void **plan)
+{
+    *plan = nullptr;
+    return refuse(launch);
+}
+
+nib_status nib_cuda_square_plan(const nib_launch *launch, nib_dtype, nib_real,
+                                nib_hessian_precision, int64_t, int64_t, const void *, void *,
+                                void **plan)
 {
     *plan = nullptr;
     return refuse(launch);

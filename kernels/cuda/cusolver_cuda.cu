@@ -4,18 +4,14 @@
  * is U^T U with U = L^T, in the same place. */
 #include "cusolver.cuh"
 #include "gptq_job.cuh"
-
-#include <stdio.h>
+#include "library.cuh"
 
 #if __has_include(<cusolverDn.h>)
-#include <atomic>
 #include <cusolverDn.h>
 #include <pthread.h>
 #include <stdlib.h>
 
 namespace {
-
-enum { MAX_DEVICES = 64 };
 
 #define FUNCTIONS(DO) DO(Create) DO(CreateParams) DO(SetStream) DO(Xpotrf_bufferSize) DO(Xpotrf) \
     DO(Xtrtri_bufferSize) DO(Xtrtri)
@@ -32,16 +28,12 @@ pthread_once_t once = PTHREAD_ONCE_INIT;
 
 void open_named(const char *name, Library *to)
 {
-    void *const library = NIB_LIBRARY_OPEN(name);
-    if (!library) {
-        snprintf(to->why, sizeof to->why, "%s cannot be opened: %s", name, NIB_LIBRARY_WHY());
-        return;
-    }
-#define FIND(function)                                                                         \
-    to->function = (decltype(to->function))NIB_LIBRARY_FIND(library, "cusolverDn" #function);  \
-    if (!to->function) snprintf(to->why, sizeof to->why, "%s lacks cusolverDn" #function, name);
-    FUNCTIONS(FIND)
-#undef FIND
+    static const LibraryFunction functions[] = {
+#define ROW(name) { "cusolverDn" #name, offsetof(Library, name) },
+        FUNCTIONS(ROW)
+#undef ROW
+    };
+    library_open(name, functions, to, to->why);
 }
 
 void open_library()
@@ -53,16 +45,8 @@ void open_library()
 
 const char *words(cusolverStatus_t s)
 {
-    switch ((int)s) {
-    case CUSOLVER_STATUS_NOT_INITIALIZED: return "it could not start on the device";
-    case CUSOLVER_STATUS_ALLOC_FAILED: return "no memory";
-    case CUSOLVER_STATUS_INVALID_VALUE: return "an argument it does not take";
-    case CUSOLVER_STATUS_ARCH_MISMATCH: return "not for this GPU";
-    case CUSOLVER_STATUS_EXECUTION_FAILED: return "its kernel failed to launch";
-    case CUSOLVER_STATUS_INTERNAL_ERROR: return "an internal error";
-    case CUSOLVER_STATUS_NOT_SUPPORTED: return "not supported";
-    }
-    return "for a reason of its own";
+    static const LibraryStatus statuses[] = { LIBRARY_STATUSES(CUSOLVER) };
+    return library_words(statuses, (int)s);
 }
 
 nib_status failed(const nib_launch *launch, const char *what, cusolverStatus_t s)
@@ -76,7 +60,6 @@ nib_status failed(const nib_launch *launch, const char *what, cusolverStatus_t s
 
 /* ---- a handle for each device; it has one stream, so threads take turns ---- */
 
-enum { NONE, MADE, REFUSED };
 struct Handle {
     std::atomic<int>   state;
     pthread_mutex_t    turn;
@@ -84,7 +67,7 @@ struct Handle {
     cusolverDnParams_t params;
     char               why[128];
 };
-Handle handles[MAX_DEVICES]; /* zeros are a mutex nobody holds, on Linux */
+Handle handles[LIBRARY_DEVICES]; /* zeros are a mutex nobody holds, on Linux */
 
 class Turn {
 public:
@@ -179,26 +162,17 @@ bool nib_cuda_solver_would_open(const char *name, char *why)
 const char *nib_cuda_solver_why_not(int32_t ordinal)
 {
     (void)pthread_once(&once, open_library);
-    if (solver.why[0]) return solver.why;
-    if (ordinal < 0 || ordinal >= MAX_DEVICES) return "there are at most 64 devices";
-    return handles[ordinal].state.load(std::memory_order_acquire) == REFUSED
-        ? handles[ordinal].why : nullptr;
+    return library_why_not(solver.why, handles, ordinal);
 }
 
 void nib_cuda_solver_load()
 {
-    int ordinal = 0;
-    if (cudaGetDevice(&ordinal) != cudaSuccess) return (void)cudaGetLastError();
-    if (nib_cuda_solver_why_not(ordinal)) return;
-    Handle &h = handles[ordinal];
-    if (h.state.load(std::memory_order_relaxed) != NONE) return;
+    const int ordinal = library_wants_handle(handles);
+    if (ordinal < 0 || nib_cuda_solver_why_not(ordinal)) return;
+    Handle          &h = handles[ordinal];
     cusolverStatus_t s = solver.Create(&h.handle);
     if (s == 0) s = solver.CreateParams(&h.params);
-    if (s != 0) {
-        snprintf(h.why, sizeof h.why, "cuSOLVER: no handle for CUDA device %d: status %d, %s",
-                 ordinal, (int)s, words(s));
-    }
-    h.state.store(s == 0 ? MADE : REFUSED, std::memory_order_release);
+    library_handle_made(&h, "cuSOLVER", ordinal, (int)s, words(s));
 }
 
 nib_status nib_cuda_solver_factor(const nib_launch *launch, nib_real real, int64_t n, void *a,

@@ -92,6 +92,9 @@ nib_status nib_cuda_observe_stats(const nib_launch *launch, const nib_matrix *sr
                                   int64_t ld_mask_bytes, nib_tensor_stats *stats);
 
 /* cublasLt, to be held against: as nib_bench_cuda_ops says. */
+nib_status nib_cuda_square_plan(const nib_launch *launch, nib_dtype dtype, nib_real real,
+                                nib_hessian_precision precision, int64_t rows, int64_t k,
+                                const void *x, void *h, void **plan);
 nib_status nib_cuda_gemm_plan(const nib_launch *launch, nib_dtype dtype, int64_t m, int64_t n,
                               int64_t k, const void *a, const void *w, void *d, void **plan);
 nib_status nib_cuda_gemm(const nib_launch *launch, void *plan, const void *a, const void *w,
