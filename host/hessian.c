@@ -96,7 +96,7 @@ nib_status nib_hessian_add(const nib_exec *exec, const nib_matrix *x,
     NIB_TRY(tokens_check(what, x, precision));
     NIB_TRY(fits_check(what, x, hessian));
     NIB_NEED(ops, hessian_add, what);
-    NIB_LOG(exec, &launch, "hessian", .matrix = x, .hessian = hessian);
+    NIB_LOG(exec, &launch, "hessian", .matrix = x, .hessian = hessian, .precision = precision);
     if (x->rows == 0) return NIB_OK;
     if (hessian->k)
         NIB_TRY(nib_room_check(what, &launch, ops->hessian_add_need(hessian, x->rows)));
@@ -126,7 +126,7 @@ nib_status nib_hessian_add_grouped(const nib_exec *exec, const nib_groups *group
     }
     NIB_NEED(ops, hessian_add_grouped, what);
     if (groups->count == 0) return NIB_OK;
-    NIB_LOG(exec, &launch, "hessian", .matrix = x, .hessian = hessians,
+    NIB_LOG(exec, &launch, "hessian", .matrix = x, .hessian = hessians, .precision = precision,
             .note = "rows in groups, each with a Hessian");
     if (x->rows == 0) return NIB_OK;
     if (hessians->k)

@@ -159,6 +159,7 @@ void nib_log_call(const nib_exec *exec, const nib_launch *launch, const char *op
     if (args->batch && args->batch->count != 1)
         add(&l, " --batch %lld", (long long)args->batch->count);
     if (args->gptq) add_gptq(&l, args->gptq);
+    if (args->precision == NIB_HESSIAN_TF32) add(&l, " --precision tf32");
     if (args->hessian) add_real(&l, args->hessian->real);
     if (args->factor) {
         add_order(&l, args->factor->order);

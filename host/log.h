@@ -26,6 +26,7 @@ typedef struct nib_log_args {
     const nib_gemm_options     *gemm;    /* a product of rows rows */
     const nib_gemm_weights     *weights; /* packed or unpacked */
     const nib_hessian          *hessian; /* that tokens are added to, or a factor made of */
+    nib_hessian_precision       precision; /* of the former */
     const nib_gptq_factor_options *factor;
     const nib_gptq_request     *gptq;
 } nib_log_args;

@@ -135,6 +135,10 @@ NIB_TEST(Log, GptqBecomesLinesThatRepeatIt)
     expect_repeats(log, "gptq_quantize", "--real f64 --order group-aware --scales hessian-fresh"
                                          " --guard on");
     free(log);
+    log = log_of("hessian --profile --no-verify --isa portable --rows 9 --cols 64 --threads 2"
+                 " --precision tf32", "bench");
+    expect_repeats(log, "hessian", "--precision tf32 --real f32 --rows 9 --cols 64");
+    free(log);
     log = log_of("gptq --profile --no-verify --isa portable --rows 9 --cols 64 --threads 2"
                  " --order act", "bench");
     expect_repeats(log, "gptq_factor", "--real f32 --order act --cols 64");

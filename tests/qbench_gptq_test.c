@@ -1,4 +1,6 @@
 /* qbench_gptq_test.c: qbench's rows of hessian.h and gptq.h. No speed is judged here. */
+#include <unistd.h>
+
 #include "qbench_run.h"
 
 static int have_openblas(void)
@@ -87,6 +89,43 @@ NIB_TEST(QbenchGptq, ARowSaysWhatItsTimeWentInto)
     result_free(&r);
 }
 
+/* On the emulated GPU: every kind of case, its limit, its stages, and a fault. */
+NIB_TEST(QbenchGptq, RunsOnAGpu)
+{
+    static const char library[] = NIB_BUILD_DIR "/emulated/libnibble_cuda.so";
+    if (access(library, R_OK) != 0) SKIP("the emulated CUDA library is not built");
+    char *before = getenv("NIBBLE_CUDA_LIBRARY");
+    if (before) before = strdup(before);
+    setenv("NIBBLE_CUDA_LIBRARY", library, 1);
+#define GPU " --backend cuda" QUICK
+    expect_verified("hessian --rows 40 --cols 70 --dtype f32,bf16 --real f32,f64"
+                    " --precision exact,tf32" GPU, 8);
+    expect_verified("gptq_factor --cols 1,70 --real f32,f64 --order natural,group-aware" GPU, 8);
+    expect_verified("gptq --rows 5 --cols 48 --order act --real f32,f64 --guard off,on" GPU, 4);
+    expect_verified("gptq_quantize --rows 5 --cols 64 --format mxfp4 --rules ocp --dtype f16"
+                    " --scales fresh --layout swizzled --guard on" GPU, 1);
+    result r = run("hessian gptq --rows 5 --cols 48 --precision tf32 --guard on" GPU);
+    REQUIRE(r.status == 0 && json_array_size(r.rows) == 2, "status %d: %s", r.status, r.err);
+    const json_t *hessian = row_of(&r, 0), *gptq = row_of(&r, 1);
+    const json_t *stages = json_object_get(gptq, "stages_us");
+    EXPECT(!strcmp(text_of(hessian, "limit"), "cublaslt")
+               && !strcmp(text_of(hessian, "precision"), "tf32")
+               && strstr(text_of(hessian, "command"), "--precision tf32")
+               && number_of(hessian, "flops") == 5.0 * 48 * 49
+               && !strcmp(text_of(gptq, "limit"), "potrf")
+               && json_is_null(json_object_get(gptq, "openblas")), "%s", r.out);
+    EXPECT(number_of(stages, "factor") > 0 && number_of(stages, "measure") > 0
+               && number_of(stages, "sweep") > 0, "%s", r.out);
+    result_free(&r);
+    r = run("hessian gptq gptq_factor gptq_quantize --rows 5 --cols 48 --inject-fault" GPU);
+    EXPECT(r.status == 1 && strstr(r.err, "4 of 4 rows are wrong"), "status %d: %s", r.status,
+           r.err);
+    result_free(&r);
+    if (before) setenv("NIBBLE_CUDA_LIBRARY", before, 1);
+    else unsetenv("NIBBLE_CUDA_LIBRARY");
+    free(before);
+}
+
 NIB_TEST(QbenchGptq, WrongUsageNamesTheChoices)
 {
     static const struct {
@@ -96,7 +135,7 @@ NIB_TEST(QbenchGptq, WrongUsageNamesTheChoices)
         { "gptq --scales amax", "frozen, fresh, hessian, hessian-fresh, hessian-full" },
         { "gptq --real f16", "f32, f64" },
         { "gptq --guard 1", "off, on" },
-        { "hessian --backend cuda", "--backend cpu" },
+        { "hessian --precision f16", "exact, tf32" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         result r = run(rows[i].arguments);

@@ -25,8 +25,8 @@ typedef enum nib_qb_axis_id {
     NIB_QB_BACKEND, NIB_QB_DEVICE, NIB_QB_ISA, NIB_QB_LAUNCH, NIB_QB_FORMAT, NIB_QB_BLOCK,
     NIB_QB_DTYPE, NIB_QB_RULES, NIB_QB_CHOICE, NIB_QB_ROUNDING, NIB_QB_SCALE_ROWS,
     NIB_QB_GRADIENT, NIB_QB_MASK, NIB_QB_LAYOUT, NIB_QB_TACTIC, NIB_QB_ACCUMULATE,
-    NIB_QB_ACTIVATIONS, NIB_QB_REAL, NIB_QB_ORDER, NIB_QB_GPTQ_SCALES, NIB_QB_GUARD,
-    NIB_QB_BATCH, NIB_QB_M, NIB_QB_N, NIB_QB_K,
+    NIB_QB_ACTIVATIONS, NIB_QB_PRECISION, NIB_QB_REAL, NIB_QB_ORDER, NIB_QB_GPTQ_SCALES,
+    NIB_QB_GUARD, NIB_QB_BATCH, NIB_QB_M, NIB_QB_N, NIB_QB_K,
     NIB_QB_ROWS, NIB_QB_COLS, NIB_QB_THREADS, NIB_QB_CACHE,
     NIB_QB_AXES
 } nib_qb_axis_id;
@@ -110,7 +110,8 @@ typedef struct nib_qb_call {
     const nib_qb_case *c;
     const nib_exec    *exec;
     nib_qb_device     *gpu; /* NULL: the CPU */
-    const nib_device  *target; /* the case's device, whose layouts inputs have */
+    nib_qb_device     *home;   /* the case's device, and */
+    const nib_device  *target; /* what the library has of it, whose layouts inputs have */
     void              *part[NIB_QB_PARTS];
 } nib_qb_call;
 
@@ -302,9 +303,11 @@ typedef struct nib_qb_rival nib_qb_rival;
 struct nib_qb_rival_kind {
     const char *name, *cuda_name; /* on a GPU; NULL: the CPU only */
     int         buffers;          /* of bytes each: 1, or 2 for a copy */
+    int         waits;            /* as nib_qb_op's */
     nib_status (*run)(nib_qb_rival *rival, uint8_t *first, uint8_t *second);
     /* NULL, or of one that does the case's own work: bytes of its place (0: it cannot be had),
-     * what it does when it has memory, and at its end. */
+     * what it does when it has memory, where bytes may become what its work counts as, and at its
+     * end. */
     int64_t (*place)(const nib_qb_rival *rival);
     nib_status (*open)(nib_qb_rival *rival);
     void (*close)(nib_qb_rival *rival);

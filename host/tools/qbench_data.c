@@ -68,7 +68,7 @@ nib_qb_call nib_qb_call_of(const nib_qb_data *data, int64_t copy)
     const int weights_only = data->c->value[NIB_QB_CACHE] == NIB_QB_CACHE_WEIGHTS;
     nib_qb_call call = { .c = data->c, .exec = &data->device->exec,
                          .gpu = data->device->runtime ? data->device : NULL,
-                         .target = data->device->device };
+                         .home = data->device, .target = data->device->device };
     for (int i = 0; i < NIB_QB_PARTS; i++) {
         if (data->part[i].bytes == 0) continue;
         const int64_t at = weights_only && data->part[i].role != NIB_QB_WEIGHT ? 0 : copy;
@@ -81,7 +81,7 @@ nib_qb_call nib_qb_call_of(const nib_qb_data *data, int64_t copy)
 
 nib_qb_call nib_qb_call_in(const nib_qb_data *data, uint8_t *image)
 {
-    nib_qb_call call = { .c = data->c, .exec = &data->reference,
+    nib_qb_call call = { .c = data->c, .exec = &data->reference, .home = data->device,
                          .target = data->device->device };
     for (int i = 0; i < NIB_QB_PARTS; i++)
         if (data->part[i].bytes) call.part[i] = image + data->offset[i];

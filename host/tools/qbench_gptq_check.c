@@ -1,7 +1,7 @@
 /* qbench_gptq_check.c: whether GPTQ's results are right, without a second GPTQ.
  *
  *     factor     elements of R R^T are those of the damped Hessian, in f64
- *     bytes      a second run, on another number of threads, gives the same
+ *     bytes      a second run, on another number of threads of a CPU, gives the same
  *     errors     of some rows, d H d^T in f64 is no larger than plain rounding's, and what the
  *                library reports of these rows is that */
 #include <float.h>
@@ -24,31 +24,77 @@ static void wrong(nib_qb_verdict *verdict, int64_t bytes, double apart)
     if (!(apart <= verdict->max_err)) verdict->max_err = apart;
 }
 
+/* ---- where the case's device computes ---- */
+
+static void release(const nib_qb_call *call, void *p)
+{
+    if (p) nib_qb_device_release(call->home, p);
+}
+
+/* The parts first .. end - 1 of a call in host memory, copied there; on a CPU they are its own. */
+static nib_status move_parts(const nib_qb_call *call, int first, int end, nib_qb_call *there)
+{
+    nib_qb_part part[NIB_QB_PARTS] = { { 0 } };
+    there->c = call->c;
+    for (int i = first; i < end; i++) there->part[i] = call->home->runtime ? NULL : call->part[i];
+    if (!call->home->runtime) return NIB_OK;
+    nib_status status = call->c->op->layout(call->c, part);
+    for (int i = first; i < end && status == NIB_OK; i++) {
+        if (!part[i].bytes) continue;
+        there->part[i] = nib_qb_device_allocate(call->home, (size_t)part[i].bytes);
+        status = there->part[i] ? nib_qb_device_copy(call->home, there->part[i], call->part[i],
+                                                     (size_t)part[i].bytes)
+                                : NIB_ERR_OUT_OF_MEMORY;
+    }
+    return status;
+}
+
+/* Codes and scales, back from there. */
+static nib_status fetch_packed(const nib_qb_call *there, const nib_qb_call *call)
+{
+    nib_qb_part part[NIB_QB_PARTS] = { { 0 } };
+    if (!call->home->runtime) return NIB_OK;
+    nib_status status = call->c->op->layout(call->c, part);
+    for (int i = NIB_QB_CODES; i <= NIB_QB_SCALES && status == NIB_OK; i++)
+        status = nib_qb_device_copy(call->home, call->part[i], there->part[i],
+                                    (size_t)part[i].bytes);
+    return status;
+}
+
+static void drop_parts(nib_qb_call *there, int first, int end)
+{
+    for (int i = first; i < end && there->home && there->home->runtime; i++)
+        release(there, there->part[i]);
+}
+
 /* A second run of the case. */
 typedef struct second {
-    nib_exec         exec;
-    nib_gptq_factor  factor;
-    void            *l;
+    nib_exec        exec;
+    nib_qb_call     there;  /* the case's parts */
+    nib_gptq_factor factor;
+    void           *l;
 } second;
 
 static void second_close(second *s)
 {
-    nib_qb_unmap(s->l);
-    nib_qb_unmap(s->exec.workspace);
+    release(&s->there, s->l);
+    release(&s->there, s->exec.workspace);
+    drop_parts(&s->there, 0, NIB_QB_PARTS);
 }
 
 static nib_status second_open(const nib_qb_call *got, second *s, nib_qb_verdict *verdict)
 {
     const nib_qb_case *c = got->c;
     const size_t l_bytes = (size_t)nib_qb_hessian_bytes(c);
-    *s = (second){ .exec = { .size = sizeof s->exec, .device = got->target } };
+    *s = (second){ .exec = { .size = sizeof s->exec, .device = got->target }, .there = *got };
     s->exec.threads = c->value[NIB_QB_THREADS] == 1 ? 2 : 1;
-    s->l = nib_qb_map(l_bytes + (size_t)k_of(c) * sizeof(int32_t), 1);
-    if (!s->l) return NIB_ERR_OUT_OF_MEMORY;
+    s->exec.stream = got->home->exec.stream;
+    nib_status status = move_parts(got, 0, NIB_QB_PARTS, &s->there);
+    s->l = nib_qb_device_allocate(got->home, l_bytes + (size_t)k_of(c) * sizeof(int32_t));
+    if (status != NIB_OK || !s->l) return status != NIB_OK ? status : NIB_ERR_OUT_OF_MEMORY;
     s->factor.l = s->l;
     s->factor.order = (int32_t *)(void *)((uint8_t *)s->l + l_bytes);
-    nib_status status = nib_qb_gptq_factor_make(&s->exec, c, got->part[NIB_QB_HESSIAN],
-                                                &s->factor);
+    status = nib_qb_gptq_factor_make(&s->exec, c, s->there.part[NIB_QB_HESSIAN], &s->factor);
     if (s->factor.outcome != NIB_GPTQ_DONE)
         wrong(verdict, (int64_t)sizeof s->factor.outcome, 0);
     if (status != NIB_OK || !(c->op->axes & NIB_QB_AXIS(ROWS))) return status;
@@ -56,7 +102,7 @@ static nib_status second_open(const nib_qb_call *got, second *s, nib_qb_verdict 
                                                        c->value[NIB_QB_ROWS], k_of(c),
                                                        s->exec.threads);
     if (s->exec.workspace_bytes < SIZE_MAX)
-        s->exec.workspace = nib_qb_map(s->exec.workspace_bytes, 1);
+        s->exec.workspace = nib_qb_device_allocate(got->home, s->exec.workspace_bytes);
     return s->exec.workspace ? NIB_OK : NIB_ERR_OUT_OF_MEMORY;
 }
 
@@ -92,26 +138,38 @@ static void compare_one(const nib_qb_call *got, const second *s, int64_t a, int6
     else wrong(verdict, is_f64(c) ? 8 : 4, apart);
 }
 
-/* About 2^25 / k elements, spread over the whole, and each byte against a second run's. */
+/* Each byte against a second run's. */
+static nib_status compare_second(const nib_qb_call *got, const second *s, nib_qb_verdict *verdict)
+{
+    const int64_t k = k_of(got->c), real = is_f64(got->c) ? 8 : 4;
+    const size_t bytes = (size_t)nib_qb_hessian_bytes(got->c) + (size_t)k * sizeof(int32_t);
+    uint8_t *const again = nib_qb_map(bytes, 1); /* l, and then its order */
+    if (!again) return NIB_ERR_OUT_OF_MEMORY;
+    const nib_status status = nib_qb_device_copy(s->there.home, again, s->l, bytes);
+    for (int64_t i = 0; i < k && status == NIB_OK; i++)
+        if (memcmp((uint8_t *)got->part[NIB_QB_CODES] + i * k * real, again + i * k * real,
+                   (size_t)((i + 1) * real)))
+            wrong(verdict, real, 0);
+    if (status == NIB_OK && memcmp(got->part[NIB_QB_SCALES], again + k * k * real,
+                                   (size_t)k * sizeof(int32_t)))
+        wrong(verdict, (int64_t)sizeof(int32_t), 0);
+    nib_qb_unmap(again);
+    return status;
+}
+
+/* About 2^25 / k elements, spread over the whole. */
 nib_status nib_qb_gptq_factor_compare(const nib_qb_call *got, const nib_qb_call *right,
                                       nib_qb_verdict *verdict)
 {
     const nib_qb_case *c = got->c;
     const int64_t k = k_of(c), all = k * k, most = ((int64_t)1 << 25) / k + 1;
-    const int64_t real = is_f64(c) ? 8 : 4;
     second s;
     nib_status status = second_open(right, &s, verdict);
     for (int64_t n = 0; n < (all < most ? all : most) && status == NIB_OK; n++) {
         const int64_t at = all <= most ? n : nib_qb_visit(n, all), i = at / k, j = at % k;
         compare_one(got, &s, i > j ? i : j, i > j ? j : i, verdict);
     }
-    for (int64_t i = 0; i < k && status == NIB_OK; i++)
-        if (memcmp((uint8_t *)got->part[NIB_QB_CODES] + i * k * real,
-                   (uint8_t *)s.l + i * k * real, (size_t)((i + 1) * real)))
-            wrong(verdict, real, 0);
-    if (status == NIB_OK
-        && memcmp(got->part[NIB_QB_SCALES], s.factor.order, (size_t)k * sizeof(int32_t)))
-        wrong(verdict, (int64_t)sizeof(int32_t), 0);
+    if (status == NIB_OK) status = compare_second(got, &s, verdict);
     second_close(&s);
     return status;
 }
@@ -243,17 +301,27 @@ static void judge(const sample *s, const nib_gptq_report *whole, const nib_gptq_
         if (!(got[i] <= above * plain[i])) wrong(verdict, (int64_t)sizeof *got, got[i] / plain[i]);
 }
 
+/* GPTQ by the second factor. */
+static nib_status solve(const nib_qb_call *there, const second *s, nib_gptq_report *report)
+{
+    nib_rules rules;
+    nib_gptq_options options;
+    const nib_hessian h = nib_qb_hessian_of(there->c, there->part[NIB_QB_HESSIAN]);
+    const nib_matrix w = nib_qb_matrix_of(there);
+    const nib_packed dst = nib_qb_packed_of(there);
+    const nib_status status = nib_qb_gptq_options(there, &rules, &options);
+    if (status != NIB_OK) return status;
+    return nib_gptq_quantize(&s->exec, &h, &s->factor, &w, &options, &dst, report);
+}
+
 /* The second run's codes and scales become right's. */
 static nib_status run_again(const nib_qb_call *got, const nib_qb_call *right, const second *s,
-                            const nib_gptq_options *options, nib_gptq_report *report,
-                            nib_qb_verdict *verdict)
+                            nib_gptq_report *report, nib_qb_verdict *verdict)
 {
-    const nib_hessian h = nib_qb_hessian_of(right->c, right->part[NIB_QB_HESSIAN]);
-    const nib_matrix w = nib_qb_matrix_of(right);
-    const nib_packed dst = nib_qb_packed_of(right);
     nib_qb_part part[NIB_QB_PARTS] = { { 0 } };
     int64_t bytes = 0;
-    nib_status status = nib_gptq_quantize(&s->exec, &h, &s->factor, &w, options, &dst, report);
+    nib_status status = solve(&s->there, s, report);
+    if (status == NIB_OK) status = fetch_packed(&s->there, right);
     if (status == NIB_OK) status = nib_qb_packed_layout(right->c, part);
     if (status != NIB_OK) return status;
     for (int i = NIB_QB_CODES; i <= NIB_QB_SCALES; i++)
@@ -263,35 +331,45 @@ static nib_status run_again(const nib_qb_call *got, const nib_qb_call *right, co
     return bytes ? nib_qb_packed_distance(got, right, &verdict->max_err) : NIB_OK;
 }
 
-static nib_status measure(const nib_qb_call *got, const nib_qb_call *right, const second *s,
-                          const nib_gptq_options *options, sample *some, nib_gptq_report *report)
+/* The sample's rows alone, where the device computes. */
+static nib_status solve_sample(const second *s, sample *some, nib_gptq_report *report)
 {
-    const nib_hessian h = nib_qb_hessian_of(right->c, right->part[NIB_QB_HESSIAN]);
+    enum { END = NIB_QB_SCALES + 1 }; /* the Hessian and the tensor's scale are there */
+    nib_qb_call there = s->there;
+    nib_status status = move_parts(&some->call, NIB_QB_MATRIX, END, &there);
+    if (status == NIB_OK) status = solve(&there, s, report);
+    if (status == NIB_OK) status = fetch_packed(&there, &some->call);
+    drop_parts(&there, NIB_QB_MATRIX, END);
+    return status;
+}
+
+static nib_status measure(const nib_qb_call *got, const nib_qb_call *right, const second *s,
+                          sample *some, nib_gptq_report *report)
+{
+    nib_rules rules;
+    nib_gptq_options options;
     const nib_matrix w = nib_qb_matrix_of(&some->call);
     const nib_packed dst = nib_qb_packed_of(&some->call);
-    nib_status status = differ(some, GOT, got, right->exec);
-    if (status == NIB_OK) status = nib_quantize(right->exec, &w, &options->quantize, &dst);
+    nib_status status = nib_qb_gptq_options(right, &rules, &options);
+    if (status == NIB_OK) status = differ(some, GOT, got, right->exec);
+    if (status == NIB_OK) status = nib_quantize(right->exec, &w, &options.quantize, &dst);
     if (status == NIB_OK) status = differ(some, PLAIN, &some->call, right->exec);
-    if (status == NIB_OK)
-        status = nib_gptq_quantize(&s->exec, &h, &s->factor, &w, options, &dst, report);
+    if (status == NIB_OK) status = solve_sample(s, some, report);
     if (status == NIB_OK) status = differ(some, ALONE, &some->call, right->exec);
-    return status == NIB_OK ? weigh(some, h.data) : status;
+    return status == NIB_OK ? weigh(some, right->part[NIB_QB_HESSIAN]) : status;
 }
 
 /* Of about 2^27 / k^2 rows; all of a small matrix. */
 nib_status nib_qb_gptq_compare(const nib_qb_call *got, const nib_qb_call *right,
                                nib_qb_verdict *verdict)
 {
-    nib_rules rules;
-    nib_gptq_options options;
     nib_gptq_report whole = { .size = sizeof whole }, alone = { .size = sizeof alone };
     second s;
     sample some = { .rows = 0 };
     nib_status status = second_open(right, &s, verdict);
-    if (status == NIB_OK) status = nib_qb_gptq_options(right, &rules, &options);
-    if (status == NIB_OK) status = run_again(got, right, &s, &options, &whole, verdict);
+    if (status == NIB_OK) status = run_again(got, right, &s, &whole, verdict);
     if (status == NIB_OK) status = sample_open(right, &some);
-    if (status == NIB_OK) status = measure(got, right, &s, &options, &some, &alone);
+    if (status == NIB_OK) status = measure(got, right, &s, &some, &alone);
     if (status == NIB_OK) judge(&some, &whole, &alone, verdict);
     sample_close(&some);
     second_close(&s);

@@ -44,6 +44,7 @@ static void set_what(json_t *o, const nib_qb_row *row)
     set_axis(o, "mask", row, NIB_QB_MASK);
     set_axis(o, "scale_rows", row, NIB_QB_SCALE_ROWS);
     set_axis(o, "layout", row, NIB_QB_LAYOUT);
+    set_axis(o, "precision", row, NIB_QB_PRECISION);
     set_axis(o, "real", row, NIB_QB_REAL);
     set_axis(o, "order", row, NIB_QB_ORDER);
     set_axis(o, "scales", row, NIB_QB_GPTQ_SCALES);

@@ -1,5 +1,5 @@
-/* qbench_op_gptq.c: GPTQ of rows x cols weights, beside OpenBLAS's spotrf of cols: the one
- * factorisation that it cannot do without.
+/* qbench_op_gptq.c: GPTQ of rows x cols weights, beside OpenBLAS's spotrf of cols, or cuSOLVER's on
+ * a GPU: the one factorisation that it cannot do without.
  *
  *     gptq            the factor, and the rounding that it steers
  *     gptq_factor     the first alone
@@ -103,9 +103,8 @@ static void gptq_stages(nib_qb_stage stage[NIB_QB_STAGES])
 
 static void gptq_release(const nib_qb_call *call)
 {
-    (void)call;
-    nib_qb_unmap(now.l);
-    nib_qb_unmap(now.workspace);
+    if (now.l) nib_qb_device_release(call->home, now.l);
+    if (now.workspace) nib_qb_device_release(call->home, now.workspace);
     memset(&now, 0, sizeof now);
 }
 
@@ -139,8 +138,8 @@ static nib_status gptq_prepare(const nib_qb_call *call)
     gptq_release(call);
     now.bytes = nib_gptq_workspace_bytes(call->target, (nib_real)c->value[NIB_QB_REAL],
                                          c->value[NIB_QB_ROWS], k_of(c), call->exec->threads);
-    now.l = nib_qb_map(l_bytes + (size_t)k_of(c) * sizeof(int32_t), call->exec->threads);
-    if (now.bytes < SIZE_MAX) now.workspace = nib_qb_map(now.bytes, call->exec->threads);
+    now.l = nib_qb_device_allocate(call->home, l_bytes + (size_t)k_of(c) * sizeof(int32_t));
+    if (now.bytes < SIZE_MAX) now.workspace = nib_qb_device_allocate(call->home, now.bytes);
     if (!now.l || !now.workspace) return NIB_ERR_OUT_OF_MEMORY;
     now.factor.l = now.l;
     now.factor.order = (int32_t *)(void *)((uint8_t *)now.l + l_bytes);
@@ -198,8 +197,7 @@ static nib_status factor_prepare(const nib_qb_call *call)
 
 static const char *why_not(const nib_qb_case *c)
 {
-    if (c->value[NIB_QB_BACKEND] == NIB_BACKEND_CUDA) return "runs on a CPU; --backend cpu";
-    return nib_bench_cpu.gemm_missing();
+    return c->value[NIB_QB_BACKEND] == NIB_BACKEND_CUDA ? NULL : nib_bench_cpu.gemm_missing();
 }
 
 enum {
@@ -212,7 +210,7 @@ enum {
 
 const nib_qb_op nib_qb_gptq = {
     .name = "gptq", .help = "factor and sweep, with --guard on all of GPTQ; bytes of the weights",
-    .axes = GPTQ_AXES, .why_not = why_not, .limit = &nib_qb_limit_potrf,
+    .axes = GPTQ_AXES, .waits = 1, .why_not = why_not, .limit = &nib_qb_limit_potrf,
     .bytes = nib_qb_matrix_bytes, .flops = gptq_flops, .prepare = gptq_prepare,
     .release = gptq_release, .layout = gptq_layout, .fill = gptq_fill, .run = gptq_run,
     .stages = gptq_stages, .compare = nib_qb_gptq_compare,
@@ -220,7 +218,7 @@ const nib_qb_op nib_qb_gptq = {
 
 const nib_qb_op nib_qb_gptq_factor = {
     .name = "gptq_factor", .help = "GPTQ's factor of a Hessian of cols inputs; its bytes",
-    .axes = FACTOR_AXES, .why_not = why_not, .limit = &nib_qb_limit_potrf,
+    .axes = FACTOR_AXES, .waits = 1, .why_not = why_not, .limit = &nib_qb_limit_potrf,
     .bytes = nib_qb_hessian_bytes, .flops = factor_flops, .prepare = factor_prepare,
     .release = gptq_release, .layout = factor_layout, .fill = factor_fill, .run = factor_run,
     .stages = gptq_stages, .compare = nib_qb_gptq_factor_compare,
@@ -228,7 +226,7 @@ const nib_qb_op nib_qb_gptq_factor = {
 
 const nib_qb_op nib_qb_gptq_quantize = {
     .name = "gptq_quantize", .help = "GPTQ's rounding by a factor; bytes of the weights",
-    .axes = GPTQ_AXES, .why_not = why_not, .limit = &nib_qb_limit_potrf,
+    .axes = GPTQ_AXES, .waits = 1, .why_not = why_not, .limit = &nib_qb_limit_potrf,
     .bytes = nib_qb_matrix_bytes, .flops = quantize_flops, .prepare = gptq_prepare,
     .release = gptq_release, .layout = gptq_layout, .fill = gptq_fill, .run = quantize_run,
     .stages = gptq_stages, .compare = nib_qb_gptq_compare,
@@ -243,24 +241,36 @@ static int64_t limit_place(const nib_qb_rival *r)
 
 /* I plus numbers up to 2^-20, whose products are far below 2^-24: it is its own factor, and can be
  * factored in place again and again at full speed. */
-static nib_status limit_open(nib_qb_rival *r)
+static void fill_factor(float *a, int64_t k)
 {
-    const int64_t k = k_of(r->c);
-    float *a = (float *)r->buffer;
     uint64_t state = 1;
     nib_qb_bell_shaped(a, k * k, &state);
     for (int64_t i = 0; i < k * k; i++) a[i] *= 0x1p-18f;
     for (int64_t i = 0; i < k; i++) a[i * k + i] = 1;
-    return NIB_OK;
+}
+
+static nib_status limit_open(nib_qb_rival *r)
+{
+    const size_t bytes = (size_t)limit_place(r);
+    float *a = r->device->runtime ? nib_qb_map(bytes, 1) : (float *)r->buffer;
+    if (!a) return NIB_ERR_OUT_OF_MEMORY;
+    fill_factor(a, k_of(r->c));
+    if (!r->device->runtime) return NIB_OK;
+    const nib_status status = nib_qb_device_copy(r->device, r->buffer, a, bytes);
+    nib_qb_unmap(a);
+    return status;
 }
 
 static nib_status limit_run(nib_qb_rival *r, uint8_t *first, uint8_t *second)
 {
+    const nib_launch how = nib_qb_device_launch(r->device);
     (void)second;
+    if (r->device->runtime) return r->device->bench->potrf(&how, k_of(r->c), (float *)first);
     nib_bench_cpu.potrf(k_of(r->c), (float *)first, r->threads);
     return NIB_OK;
 }
 
 const nib_qb_rival_kind nib_qb_limit_potrf = {
-    .name = "spotrf", .buffers = 1, .run = limit_run, .place = limit_place, .open = limit_open,
+    .name = "spotrf", .cuda_name = "potrf", .buffers = 1, .waits = 1, .run = limit_run,
+    .place = limit_place, .open = limit_open,
 };

@@ -1,5 +1,5 @@
 /* qbench_op_hessian.c: second moments of rows tokens of cols inputs, beside OpenBLAS's ssyrk of the
- * same size. */
+ * same size; on a GPU beside cublasLt's rate in the same types. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -11,6 +11,13 @@ enum { H = NIB_QB_CODES, COUNT = NIB_QB_TENSOR };
 
 static int64_t tokens_of(const nib_qb_case *c) { return c->value[NIB_QB_ROWS]; }
 static int64_t k_of(const nib_qb_case *c) { return c->value[NIB_QB_COLS]; }
+static int is_f64(const nib_qb_case *c) { return c->value[NIB_QB_REAL] == NIB_REAL_F64; }
+static int is_cuda(const nib_qb_case *c) { return c->value[NIB_QB_BACKEND] == NIB_BACKEND_CUDA; }
+
+static nib_hessian_precision precision_of(const nib_qb_case *c)
+{
+    return (nib_hessian_precision)c->value[NIB_QB_PRECISION];
+}
 
 static nib_status layout(const nib_qb_case *c, nib_qb_part *part)
 {
@@ -42,8 +49,7 @@ static struct { /* of the case that is being measured */
 
 static void release(const nib_qb_call *call)
 {
-    (void)call;
-    nib_qb_unmap(now.workspace);
+    if (now.workspace) nib_qb_device_release(call->home, now.workspace);
     memset(&now, 0, sizeof now);
 }
 
@@ -53,7 +59,7 @@ static nib_status prepare(const nib_qb_call *call)
     release(call);
     const size_t bytes = nib_hessian_add_workspace_bytes(call->target, &h, tokens_of(call->c));
     if (bytes == SIZE_MAX) return NIB_ERR_SHAPE;
-    if (bytes) now.workspace = nib_qb_map(bytes, 1);
+    if (bytes) now.workspace = nib_qb_device_allocate(call->home, bytes);
     now.bytes = bytes;
     return bytes && !now.workspace ? NIB_ERR_OUT_OF_MEMORY : NIB_OK;
 }
@@ -68,13 +74,12 @@ static nib_status run(const nib_qb_call *call)
     h.tokens = call->part[COUNT];
     exec.workspace = now.workspace;
     exec.workspace_bytes = now.bytes;
-    return nib_hessian_add(&exec, &x, NIB_HESSIAN_EXACT, &h);
+    return nib_hessian_add(&exec, &x, precision_of(call->c), &h);
 }
 
 static const char *why_not(const nib_qb_case *c)
 {
-    if (c->value[NIB_QB_BACKEND] == NIB_BACKEND_CUDA) return "runs on a CPU; --backend cpu";
-    return nib_bench_cpu.gemm_missing();
+    return is_cuda(c) ? NULL : nib_bench_cpu.gemm_missing();
 }
 
 /* ---- checking ---- */
@@ -88,12 +93,15 @@ static double token_at(const nib_qb_call *call, int64_t row, int64_t col)
     return value;
 }
 
-/* hessian.h's bound of calls calls; in F64 as much again for the sum here. */
+/* hessian.h's bound of calls calls; in F64 as much again for the sum here. TF32 rounds factors of
+ * f32 to 11 bits. */
 static void compare_one(const nib_qb_call *got, const nib_qb_call *right, int64_t i, int64_t j,
                         double calls, nib_qb_verdict *verdict)
 {
     const int64_t at = i * k_of(got->c) + j;
-    const int f64 = got->c->value[NIB_QB_REAL] == NIB_REAL_F64;
+    const int f64 = is_f64(got->c);
+    const int narrow = is_cuda(got->c) && !f64 && precision_of(got->c) == NIB_HESSIAN_TF32
+                    && got->c->value[NIB_QB_DTYPE] == NIB_F32;
     double sum = 0, magnitudes = 0;
     for (int64_t t = 0; t < tokens_of(got->c); t++) {
         const double term = token_at(right, t, i) * token_at(right, t, j);
@@ -101,8 +109,8 @@ static void compare_one(const nib_qb_call *got, const nib_qb_call *right, int64_
         magnitudes += fabs(term);
     }
     const double value = f64 ? ((double *)got->part[H])[at] : (double)((float *)got->part[H])[at];
-    const double bound = ((double)tokens_of(got->c) + calls) * (f64 ? 0x1p-52 : 0x1p-24)
-                       * 1.01 * calls * magnitudes + DBL_MIN;
+    const double unit = ((double)tokens_of(got->c) + calls) * (f64 ? 0x1p-52 : 0x1p-24);
+    const double bound = (unit + (narrow ? 0x1p-10 : 0)) * 1.01 * calls * magnitudes + DBL_MIN;
     const double apart = fabs(value - calls * sum);
     if (!(apart <= bound)) verdict->wrong_bytes += f64 ? 8 : 4;
     if (!(apart / calls <= verdict->max_err)) verdict->max_err = apart / calls;
@@ -134,36 +142,73 @@ static nib_status compare(const nib_qb_call *got, const nib_qb_call *right,
 
 const nib_qb_op nib_qb_hessian = {
     .name = "hessian", .help = "second moments of rows tokens of cols inputs; bytes of the tokens",
-    .axes = (MATRIX_AXES & ~NIB_QB_AXIS(CACHE)) | NIB_QB_AXIS(REAL), .why_not = why_not,
+    .axes = (MATRIX_AXES & ~NIB_QB_AXIS(CACHE)) | NIB_QB_AXIS(REAL) | NIB_QB_AXIS(PRECISION),
+    .why_not = why_not,
     .limit = &nib_qb_limit_syrk, .bytes = nib_qb_matrix_bytes, .flops = flops, .layout = layout,
     .fill = fill, .prepare = prepare, .release = release, .run = run, .compare = compare,
 };
 
-/* ---- what it is held against, in f32 whatever the case's types ---- */
+/* ---- what it is held against: on a CPU in f32, whatever the case's types ---- */
+
+static int64_t up256(int64_t n) { return (n + 255) / 256 * 256; }
+
+/* Of one token's element, and one of H. */
+static int64_t x_size(const nib_qb_rival *r)
+{
+    if (!r->device->runtime) return (int64_t)sizeof(float);
+    return is_f64(r->c) ? (int64_t)sizeof(double) : r->c->value[NIB_QB_DTYPE] == NIB_F32 ? 4 : 2;
+}
+
+static int64_t h_size(const nib_qb_rival *r)
+{
+    return r->device->runtime && is_f64(r->c) ? (int64_t)sizeof(double) : (int64_t)sizeof(float);
+}
+
+static uint8_t *h_of(const nib_qb_rival *r, uint8_t *first)
+{
+    return first + up256(tokens_of(r->c) * k_of(r->c) * x_size(r));
+}
 
 static int64_t limit_place(const nib_qb_rival *r)
 {
     const int64_t k = k_of(r->c);
-    return (tokens_of(r->c) * k + k * k) * (int64_t)sizeof(float);
+    return up256(tokens_of(r->c) * k * x_size(r)) + k * k * h_size(r);
+}
+
+/* cublasLt knows no triangles: of its square's operations 2 k / (k + 1) times those that count are
+ * done, and that is what its time is for. */
+static nib_status cuda_open(nib_qb_rival *r)
+{
+    const nib_launch how = nib_qb_device_launch(r->device);
+    const int64_t k = k_of(r->c);
+    r->bytes = (int64_t)((double)r->bytes * 2 * (double)k / (double)(k + 1));
+    return r->device->bench->square_plan(&how, (nib_dtype)r->c->value[NIB_QB_DTYPE],
+                                         (nib_real)r->c->value[NIB_QB_REAL], precision_of(r->c),
+                                         tokens_of(r->c), k, r->buffer, h_of(r, r->buffer),
+                                         &r->plan);
 }
 
 static nib_status limit_open(nib_qb_rival *r)
 {
-    float *x = (float *)r->buffer, *h = x + tokens_of(r->c) * k_of(r->c);
-    const nib_matrix tokens = { x, NIB_F32, tokens_of(r->c), k_of(r->c), k_of(r->c) };
-    memset(h, 0, (size_t)(k_of(r->c) * k_of(r->c)) * sizeof(float));
+    if (r->device->runtime) return cuda_open(r);
+    const nib_matrix tokens = { r->buffer, NIB_F32, tokens_of(r->c), k_of(r->c), k_of(r->c) };
+    memset(h_of(r, r->buffer), 0, (size_t)(k_of(r->c) * k_of(r->c)) * sizeof(float));
     return nib_qb_fill_tokens(&tokens, &(uint64_t){ 1 });
 }
 
 static nib_status limit_run(nib_qb_rival *r, uint8_t *first, uint8_t *second)
 {
-    float *x = (float *)first;
+    const nib_launch how = nib_qb_device_launch(r->device);
+    void *const x = first, *const h = h_of(r, first);
     (void)second;
-    nib_bench_cpu.syrk(k_of(r->c), tokens_of(r->c), x, x + tokens_of(r->c) * k_of(r->c),
-                       r->threads);
+    if (r->device->runtime) return r->device->bench->gemm(&how, r->plan, x, x, h);
+    nib_bench_cpu.syrk(k_of(r->c), tokens_of(r->c), x, h, r->threads);
     return NIB_OK;
 }
 
+static void limit_close(nib_qb_rival *r) { r->device->bench->gemm_release(r->plan); }
+
 const nib_qb_rival_kind nib_qb_limit_syrk = {
-    .name = "ssyrk", .buffers = 1, .run = limit_run, .place = limit_place, .open = limit_open,
+    .name = "ssyrk", .cuda_name = "cublaslt", .buffers = 1, .run = limit_run,
+    .place = limit_place, .open = limit_open, .close = limit_close,
 };

@@ -103,7 +103,8 @@ static nib_status run(void *state, int64_t call)
 
 nib_qb_work nib_qb_rival_work(nib_qb_rival *rival)
 {
-    return (nib_qb_work){ .run = run, .state = rival, .ring = rival->windows };
+    return (nib_qb_work){ .run = run, .state = rival, .ring = rival->windows,
+                          .waits = rival->kind->waits };
 }
 
 void nib_qb_rival_close(nib_qb_rival *rival)

@@ -47,7 +47,7 @@ void nib_qb_write_command(const nib_qb_case *c, char *text, size_t bytes)
         if ((id == NIB_QB_BATCH && v == 1) || (id == NIB_QB_DEVICE && v == 0)
             || (id == NIB_QB_ROUNDING && v == NIB_ROUND_NEAREST)
             || ((id == NIB_QB_SCALE_ROWS || id == NIB_QB_TACTIC || id == NIB_QB_ACCUMULATE
-                 || id == NIB_QB_ACTIVATIONS) && v == 0)
+                 || id == NIB_QB_ACTIVATIONS || id == NIB_QB_PRECISION) && v == 0)
             || (id == NIB_QB_LAUNCH && v == NIB_QB_LAUNCH_AUTO))
             continue;
         nib_qb_axis_print((nib_qb_axis_id)id, v, value, sizeof value);

@@ -67,26 +67,67 @@ int64_t nib_qb_hessian_bytes(const nib_qb_case *c)
     return over ? -1 : bytes;
 }
 
-/* Some tokens at a time, on all threads: the sums are the same for every number of them. */
+/* What adds up a Hessian: tokens in host memory, and the rest where the case's device computes. */
+typedef struct adder {
+    nib_qb_device *device;
+    nib_exec       exec;
+    nib_hessian    h;
+    nib_matrix     x;      /* there; on a CPU the tokens themselves */
+    float         *tokens;
+} adder;
+
+enum { SOME = 1024 }; /* tokens at a time */
+
+static nib_status adder_open(adder *a)
+{
+    const int64_t k = a->h.k;
+    const size_t bytes = (size_t)(SOME * k) * sizeof(float);
+    a->x = (nib_matrix){ NULL, NIB_F32, SOME, k, k };
+    a->tokens = nib_qb_map(bytes, 1);
+    a->x.data = a->device->runtime ? nib_qb_device_allocate(a->device, bytes) : a->tokens;
+    a->exec.workspace_bytes = nib_hessian_add_workspace_bytes(a->exec.device, &a->h, SOME);
+    if (a->exec.workspace_bytes && a->exec.workspace_bytes < SIZE_MAX)
+        a->exec.workspace = nib_qb_device_allocate(a->device, a->exec.workspace_bytes);
+    return a->tokens && a->x.data ? NIB_OK : NIB_ERR_OUT_OF_MEMORY;
+}
+
+static void adder_close(adder *a)
+{
+    if (a->device->runtime && a->x.data) nib_qb_device_release(a->device, a->x.data);
+    if (a->exec.workspace) nib_qb_device_release(a->device, a->exec.workspace);
+    nib_qb_unmap(a->tokens);
+}
+
+static nib_status add_some(adder *a, int64_t rows, uint64_t *state)
+{
+    nib_matrix tokens = a->x;
+    tokens.data = a->tokens;
+    tokens.rows = a->x.rows = rows;
+    nib_status status = nib_qb_fill_tokens(&tokens, state);
+    if (status == NIB_OK && a->device->runtime)
+        status = nib_qb_device_copy(a->device, a->x.data, a->tokens,
+                                    (size_t)(rows * a->h.k) * sizeof(float));
+    return status == NIB_OK ? nib_hessian_add(&a->exec, &a->x, NIB_HESSIAN_EXACT, &a->h) : status;
+}
+
+/* By the case's device, which is fast at it; on all threads of a CPU: the sums are the same for
+ * every number of them. */
 nib_status nib_qb_fill_hessian(const nib_qb_call *call, void *data)
 {
-    enum { SOME = 1024 };
-    const int64_t k = call->c->value[NIB_QB_COLS];
-    const nib_hessian h = nib_qb_hessian_of(call->c, data);
-    nib_exec exec = { .size = sizeof exec, .device = call->target };
-    nib_matrix x = { NULL, NIB_F32, SOME, k, k };
+    const size_t bytes = (size_t)nib_qb_hessian_bytes(call->c);
+    const int gpu = call->home->runtime != NULL;
+    void *there = gpu ? nib_qb_device_allocate(call->home, bytes) : data;
+    adder a = { .device = call->home, .h = nib_qb_hessian_of(call->c, there),
+                .exec = { .size = sizeof a.exec, .device = call->target } };
     uint64_t state = 20240229;
-    exec.workspace_bytes = nib_hessian_add_workspace_bytes(exec.device, &h, SOME);
-    x.data = nib_qb_map((size_t)(SOME * k) * sizeof(float), 1);
-    if (x.data && exec.workspace_bytes && exec.workspace_bytes < SIZE_MAX)
-        exec.workspace = nib_qb_map(exec.workspace_bytes, 1);
-    nib_status status = x.data ? nib_hessian_clear(&exec, &h) : NIB_ERR_OUT_OF_MEMORY;
-    for (int64_t left = 2 * k; left > 0 && status == NIB_OK; left -= x.rows) {
-        x.rows = left < SOME ? left : SOME;
-        status = nib_qb_fill_tokens(&x, &state);
-        if (status == NIB_OK) status = nib_hessian_add(&exec, &x, NIB_HESSIAN_EXACT, &h);
-    }
-    nib_qb_unmap(x.data);
-    nib_qb_unmap(exec.workspace);
+    if (!there) return NIB_ERR_OUT_OF_MEMORY;
+    a.exec.stream = call->home->exec.stream;
+    nib_status status = adder_open(&a);
+    if (status == NIB_OK) status = nib_hessian_clear(&a.exec, &a.h);
+    for (int64_t left = 2 * a.h.k; left > 0 && status == NIB_OK; left -= SOME)
+        status = add_some(&a, left < SOME ? left : SOME, &state);
+    if (status == NIB_OK && gpu) status = nib_qb_device_copy(call->home, data, there, bytes);
+    adder_close(&a);
+    if (gpu) nib_qb_device_release(call->home, there);
     return status;
 }
