@@ -46,6 +46,10 @@ static nib_status check_gptq(const nib_checkpoint_options *o, const char *what)
                 (int)FACTOR_V1);
     NIB_REQUIRE((unsigned)g->scales <= NIB_GPTQ_SCALES_HESSIAN_FULL, NIB_ERR_ARGUMENT,
                 "%s: unknown gptq->scales %d", what, (int)g->scales);
+    NIB_REQUIRE(!g->factor || g->factor->order != NIB_GPTQ_ACT
+                    || (g->scales != NIB_GPTQ_SCALES_FRESH
+                        && g->scales != NIB_GPTQ_SCALES_HESSIAN_FRESH), NIB_ERR_UNSUPPORTED,
+                "%s: fresh gptq->scales with act-order, which takes a block's inputs apart", what);
     NIB_REQUIRE(g->real_bits == 0 || g->real_bits == 32 || g->real_bits == 64, NIB_ERR_ARGUMENT,
                 "%s: gptq->real_bits is %d, not 0, 32 or 64", what, g->real_bits);
     const int32_t r = g->rotate;

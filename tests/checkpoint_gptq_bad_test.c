@@ -19,6 +19,7 @@ static void refused(nib_status want, const char *first, const char *second)
 NIB_TEST(CheckpointGptq, BadHessians)
 {
     static const char *const q = "model.layers.0.self_attn.q_proj";
+    NEEDS_OPENBLAS;
     REQUIRE(gptq_begin(&c), "%s", nib_last_error());
     REQUIRE(gptq_save_diagonal(c.hessians, q, 64, 17, NAN), "%s", nib_last_error());
     refused(NIB_ERR_NONFINITE, q, "[17, 17] of its diagonal is nan");
@@ -62,6 +63,7 @@ NIB_TEST(CheckpointGptq, NonFiniteInputsAndWeights)
                                put_nan };
     const fixture_tensor w = { weight, NIB_TT_BF16, 2, { 48, 64 }, 1, NULL };
     const fixture_tensor bad = { weight, NIB_TT_BF16, 2, { 48, 64 }, 1, put_inf };
+    NEEDS_OPENBLAS;
     REQUIRE(gptq_begin(&c), "%s", nib_last_error());
     snprintf(c.src, sizeof c.src, "%s/w.safetensors", c.dir.path);
     REQUIRE(fixture_safetensors(c.hessians, &x, 1) && fixture_safetensors(c.src, &w, 1), "files");
@@ -89,6 +91,7 @@ NIB_TEST(CheckpointGptq, AmbiguousNamesAndStacks)
     const fixture_tensor stack = { "model.layers.0.mlp.experts.weight", NIB_TT_BF16, 3,
                                    { 4, 32, 64 }, 1.0f, NULL };
     const fixture_tensor its = { stack.name, NIB_TT_F32, 2, { 50, 64 }, 1.0f, NULL };
+    NEEDS_OPENBLAS;
     REQUIRE(gptq_begin(&c), "%s", nib_last_error());
     REQUIRE(fixture_safetensors(c.hessians, two, 2), "%s", c.hessians);
     c.gptq.inputs = c.hessians;
@@ -118,6 +121,7 @@ NIB_TEST(CheckpointGptq, AmbiguousNamesAndStacks)
 
 NIB_TEST(CheckpointGptq, BadRequests)
 {
+    NEEDS_OPENBLAS;
     REQUIRE(gptq_begin(&c), "%s", nib_last_error());
     const nib_checkpoint_gptq good = c.gptq;
 #define BROKEN(member, value, status, piece) \
@@ -141,7 +145,8 @@ NIB_TEST(CheckpointGptq, BadRequests)
     refused(NIB_ERR_ARGUMENT, "factor->size is 4", "");
     c.factor.size = sizeof c.factor;
     c.factor.order = NIB_GPTQ_ACT;
-    BROKEN(scales, NIB_GPTQ_SCALES_FRESH, NIB_ERR_UNSUPPORTED, "fresh");
+    BROKEN(scales, NIB_GPTQ_SCALES_FRESH, NIB_ERR_UNSUPPORTED, "checkpoint_quantize: fresh");
+    BROKEN(scales, NIB_GPTQ_SCALES_HESSIAN_FRESH, NIB_ERR_UNSUPPORTED, "checkpoint_quantize: fr");
     nib_checkpoint_options o = gptq_options(&c, NIB_EXPORT_MODELOPT, NIB_NVFP4);
     o.rounding = NIB_ROUND_STOCHASTIC;
     EXPECT(run_model(&c, c.dst, &o, 1, NULL) == NIB_ERR_UNSUPPORTED, "%s", nib_last_error());

@@ -159,6 +159,7 @@ static void check_direct(nib_export export_as, nib_format format, nib_rules_pres
 
 NIB_TEST(CheckpointGptq, BytesOfDirectCalls)
 {
+    NEEDS_OPENBLAS;
     REQUIRE(gptq_begin(&c), "%s", nib_last_error());
     check_direct(NIB_EXPORT_MODELOPT, NIB_NVFP4, NIB_RULES_MODELOPT);
     c.gptq.rotate = 32;
@@ -180,6 +181,7 @@ NIB_TEST(CheckpointGptq, BytesOfDirectCalls)
 /* Inputs in place of Hessians, and a folder of files, one for each name. */
 NIB_TEST(CheckpointGptq, InputsAndFolders)
 {
+    NEEDS_OPENBLAS;
     REQUIRE(gptq_begin(&c), "%s", nib_last_error());
     nib_checkpoint_options o = gptq_options(&c, NIB_EXPORT_MODELOPT, NIB_NVFP4);
     REQUIRE(run_model(&c, c.dst, &o, 1, NULL) == NIB_OK, "%s", nib_last_error());
@@ -205,6 +207,7 @@ NIB_TEST(CheckpointGptq, InputsAndFolders)
 NIB_TEST(CheckpointGptq, GgufHoldsTheSameValues)
 {
     nib_rules rules = { .size = sizeof rules };
+    NEEDS_OPENBLAS;
     REQUIRE(gptq_begin(&c), "%s", nib_last_error());
     snprintf(c.src, sizeof c.src, "%s/src.gguf", c.dir.path);
     REQUIRE(fixture_gguf(c.src, fixture_llama_gguf(NIB_TT_BF16), FIXTURE_LLAMA), "%s", c.src);
@@ -232,6 +235,7 @@ NIB_TEST(CheckpointGptq, GgufHoldsTheSameValues)
 /* Those with a Hessian as if all had one, the others as if none had. */
 NIB_TEST(CheckpointGptq, OthersAreRoundedPlainly)
 {
+    NEEDS_OPENBLAS;
     REQUIRE(gptq_begin(&c), "%s", nib_last_error());
     nib_checkpoint_report *r = NULL;
     nib_checkpoint_options o = gptq_options(&c, NIB_EXPORT_MODELOPT, NIB_NVFP4);
@@ -269,6 +273,7 @@ NIB_TEST(CheckpointGptq, PartsAreTheWhole)
 {
     char parts[3][300];
     const char *paths[3];
+    NEEDS_OPENBLAS;
     REQUIRE(gptq_begin(&c), "%s", nib_last_error());
     nib_checkpoint_options o = gptq_options(&c, NIB_EXPORT_COMPRESSED_TENSORS, NIB_NVFP4);
     REQUIRE(run_model(&c, c.dst, &o, 1, NULL) == NIB_OK, "%s", nib_last_error());
@@ -304,6 +309,7 @@ static void stop(void *user, const nib_progress *state)
 
 NIB_TEST(CheckpointGptq, ResumesToTheSameBytes)
 {
+    NEEDS_OPENBLAS;
     REQUIRE(gptq_begin(&c), "%s", nib_last_error());
     nib_checkpoint_report *whole = NULL, *r = NULL;
     nib_checkpoint_options o = gptq_options(&c, NIB_EXPORT_MODELOPT, NIB_NVFP4);

@@ -2,7 +2,13 @@
 #ifndef NIB_TEST_GPTQ_MODEL_H
 #define NIB_TEST_GPTQ_MODEL_H
 
+#include "kernels/backend.h"
 #include "model_fixture.h"
+#include "shim.h"
+
+/* Skips a test where the CPU cannot add up a Hessian. */
+#define NEEDS_OPENBLAS \
+    do { if (nib_bench_cpu.gemm_missing()) SKIP(nib_bench_cpu.gemm_missing()); } while (0)
 
 /* What the layers of a file are fed with: inputs whose neighbours are alike, a few of them large.
  * q, k and v share "....qkv", gate and up take what gate alone has, the others have their own. */

@@ -1,4 +1,5 @@
 /* log_test.c: NIBBLE_LOG=bench: an application's calls come back as lines that qbench runs. */
+#include "kernels/backend.h"
 #include "qbench_run.h"
 
 /* Runs qbench as an application that makes some calls; returns the lines of the log. */
@@ -127,6 +128,7 @@ NIB_TEST(Log, ProductsBecomeLinesThatRepeatThem)
 
 NIB_TEST(Log, GptqBecomesLinesThatRepeatIt)
 {
+    if (nib_bench_cpu.gemm_missing()) SKIP(nib_bench_cpu.gemm_missing());
     char *log = log_of("hessian gptq --profile --no-verify --isa portable --threads 2 --rows 9"
                        " --cols 64 --dtype bf16 --real f64 --order group-aware --format mxfp4"
                        " --scales hessian-fresh --guard on", "bench");

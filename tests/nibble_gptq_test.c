@@ -43,6 +43,7 @@ NIB_TEST(NibbleGptq, WritesWhatTheLibraryWrites)
     nib_gptq_factor_options factor = { .size = sizeof factor, .order = NIB_GPTQ_ACT };
     nib_checkpoint_gptq gptq = { .size = sizeof gptq, .factor = &factor, .all = 1,
                                  .scales = NIB_GPTQ_SCALES_HESSIAN };
+    NEEDS_OPENBLAS;
     REQUIRE(begin(), "%s", nib_last_error());
     gptq.hessians = hessians;
     REQUIRE(by_library(other, NIB_EXPORT_MODELOPT, NIB_NVFP4, &gptq) == NIB_OK, "%s",
@@ -84,6 +85,7 @@ NIB_TEST(NibbleGptq, WritesWhatTheLibraryWrites)
 
 NIB_TEST(NibbleGptq, JsonTellsOfEveryLayer)
 {
+    NEEDS_OPENBLAS;
     REQUIRE(begin(), "%s", nib_last_error());
     const tool_result r = tool_run(&dir, "gptq", src, "--hessians", hessians, "-o", dst, "--json",
                                    json_path);
@@ -124,6 +126,7 @@ NIB_TEST(NibbleGptq, JsonHasNullForWhatOverflows)
     const char *name = "model.layers.0.self_attn.q_proj";
     const fixture_tensor large = { "model.layers.0.self_attn.q_proj.weight", NIB_TT_BF16, 2,
                                    { 32, 64 }, 1e30f, NULL };
+    NEEDS_OPENBLAS;
     REQUIRE(begin(), "%s", nib_last_error());
     REQUIRE(fixture_safetensors(src, &large, 1) && gptq_save_diagonal(hessians, name, 64, 3, 1e300),
             "files");
@@ -142,6 +145,7 @@ NIB_TEST(NibbleGptq, JsonHasNullForWhatOverflows)
 
 NIB_TEST(NibbleGptq, QuantizeRoundsOthersPlainly)
 {
+    NEEDS_OPENBLAS;
     REQUIRE(begin(), "%s", nib_last_error());
     REQUIRE(gptq_save_hessians(hessians, NIB_REAL_F32, GPTQ_INPUTS / 2), "%s", nib_last_error());
     const char *gguf = temp_path(&dir, "m.gguf"), *to = temp_path(&dir, "o.gguf");
@@ -169,6 +173,7 @@ NIB_TEST(NibbleGptq, QuantizeRoundsOthersPlainly)
 /* A stop by SIGINT at any moment; the journal's own tests have kills. */
 NIB_TEST(NibbleGptq, ResumesAfterAStop)
 {
+    NEEDS_OPENBLAS;
     REQUIRE(begin(), "%s", nib_last_error());
     const char *const args[] = { "gptq", src, "--hessians", hessians, "-o", dst, "-t", "1",
                                  "--scales", "hessian-full", "--resume", NULL };
@@ -200,6 +205,7 @@ NIB_TEST(NibbleGptq, ResumesAfterAStop)
 NIB_TEST(NibbleGptq, RefusesBadHessiansByName)
 {
     const char *q = "model.layers.0.self_attn.q_proj";
+    NEEDS_OPENBLAS;
     REQUIRE(begin(), "%s", nib_last_error());
     REQUIRE(gptq_save_diagonal(hessians, q, 64, 3, NAN), "%s", nib_last_error());
     tool_result r = tool_run(&dir, "quantize", src, "--method", "gptq", "--hessians", hessians,
@@ -249,6 +255,7 @@ NIB_TEST(NibbleGptq, WrongUsageNamesTheChoices)
         { "--export", "onnx", "modelopt" },
         { "--method", "gptq", "unrecognized" },
     };
+    NEEDS_OPENBLAS;
     REQUIRE(begin(), "%s", nib_last_error());
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const tool_result r = tool_run(&dir, "gptq", src, "-o", dst, "--hessians", hessians,

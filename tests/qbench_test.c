@@ -2,6 +2,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "kernels/backend.h"
 #include "qbench_run.h"
 
 NIB_TEST(Qbench, TheDocumentedLineGivesEveryField)
@@ -106,6 +107,7 @@ NIB_TEST(Qbench, TransformsGroupsAndObserversAreVerified)
 
 NIB_TEST(Qbench, ProductsOfOtherLibrariesHaveTheirOwnAxes)
 {
+    if (nib_bench_cpu.gemm_missing()) SKIP(nib_bench_cpu.gemm_missing());
     result r = run("dense --backend cpu --m 1,5 --n 24 --k 7:28:x2 --cache hot" QUICK);
     EXPECT(r.status == 0, "status %d: %s", r.status, r.err);
     REQUIRE(json_array_size(r.rows) == 6, "%zu rows", json_array_size(r.rows));

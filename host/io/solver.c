@@ -74,6 +74,14 @@ const nib_exec *nib_solver_exec(const nib_solver *s) { return &s->exec; }
 
 /* ---- the Hessian ---- */
 
+/* Rows a multiple of 1 KiB apart would take each other's places in a cache. */
+static int64_t ld_of(int64_t k) { return k % 256 ? k : k + 16; }
+
+static size_t square_bytes(int64_t k, nib_real real)
+{
+    return (size_t)(k * ld_of(k)) * (real == NIB_REAL_F64 ? 8 : 4);
+}
+
 static nib_real real_of(const nib_checkpoint_gptq *g, const nib_hessian_entry *e)
 {
     if (g->real_bits) return g->real_bits == 64 ? NIB_REAL_F64 : NIB_REAL_F32;
@@ -96,10 +104,9 @@ static nib_status make_hessian(nib_solver *s, const nib_hessian_entry *e)
     const nib_checkpoint_gptq *g = s->options->gptq;
     nib_hessian *h = &s->hessian;
     nib_hessian_info info = { .size = sizeof info };
-    *h = (nib_hessian){ .size = sizeof *h, .real = real_of(g, e), .k = e->k, .ld_elems = e->k,
-                        .tokens = &s->tokens };
-    const size_t bytes = (size_t)(e->k * e->k) * (h->real == NIB_REAL_F64 ? 8 : 4);
-    NIB_TRY(need(&s->h, bytes));
+    *h = (nib_hessian){ .size = sizeof *h, .real = real_of(g, e), .k = e->k,
+                        .ld_elems = ld_of(e->k), .tokens = &s->tokens };
+    NIB_TRY(need(&s->h, square_bytes(h->k, h->real)));
     h->data = s->h.data;
     if (e->inputs) NIB_TRY(add_inputs(s, e->tensor));
     else nib_hessian_entry_read(e, h);
@@ -117,10 +124,11 @@ static nib_status make_factor(nib_solver *s)
     if (given) memcpy(&o, given, given->size < sizeof o ? given->size : sizeof o);
     o.size = sizeof o;
     o.block = nib_format_block(s->options->format);
-    NIB_TRY(need(&s->l, (size_t)(h->k * h->k) * (h->real == NIB_REAL_F64 ? 8 : 4)));
+    NIB_TRY(need(&s->l, square_bytes(h->k, h->real)));
     NIB_TRY(need(&s->order, (size_t)h->k * sizeof(int32_t)));
     s->factor = (nib_gptq_factor){ .size = sizeof s->factor, .real = h->real, .k = h->k,
-                                   .l = s->l.data, .ld_elems = h->k, .order = s->order.data };
+                                   .l = s->l.data, .ld_elems = ld_of(h->k),
+                                   .order = s->order.data };
     return nib_gptq_factor_make(&s->exec, h, &o, &s->factor);
 }
 

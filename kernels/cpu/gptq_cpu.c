@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "blas_cpu.h"
+#include "foreign_cpu.h"
 #include "hessian_cpu.h"
 
 /* ---- workspace ---- */
@@ -140,14 +141,8 @@ static void job_make(const nib_gptq_request *r, uint8_t *workspace, nib_gptq_job
 /* What load_row works on: a row in f32, which for f64 is made wider at the end. */
 static void load_f32(const nib_gptq_job *job, int64_t row, float *to)
 {
-    const nib_matrix *const w = job->request->w;
-    const uint16_t *const half = (const uint16_t *)w->data + row * w->ld_elems;
-    if (w->dtype == NIB_F32)
-        memcpy(to, (const float *)w->data + row * w->ld_elems, (size_t)job->k * sizeof *to);
-    else if (w->dtype == NIB_BF16)
-        for (int64_t i = 0; i < job->k; i++) to[i] = nib_bf16_to_f32(half[i]);
-    else
-        for (int64_t i = 0; i < job->k; i++) to[i] = nib_f16_to_f32(half[i]);
+    const nib_matrix one = nib_matrix_rows(job->request->w, row, row + 1);
+    nib_to_f32_cpu(one.dtype, one.data, job->k, to);
 }
 
 /* to -= the values that dst holds of a row. */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "blas_cpu.h"
+#include "foreign_cpu.h"
 #include "gptq_tune_cpu.h"
 #include "kernels/common/groups.h"
 #include "kernels/gptq_order.h"
@@ -36,13 +37,13 @@ size_t nib_hessian_add_need_cpu(const nib_hessian *h, int64_t rows)
 
 static void convert_row(const nib_matrix *x, int64_t row, int f64, void *to)
 {
-    float *const f = to;
-    double *const d = to;
-    for (int64_t i = 0; i < x->cols; i++) {
-        const float value = nib_load_f32((int)x->dtype, x->data, row * x->ld_elems + i);
-        if (f64) d[i] = (double)value;
-        else f[i] = value;
+    const nib_matrix one = nib_matrix_rows(x, row, row + 1);
+    if (!f64) {
+        nib_to_f32_cpu(one.dtype, one.data, one.cols, to);
+        return;
     }
+    for (int64_t i = 0; i < one.cols; i++)
+        ((double *)to)[i] = (double)nib_load_f32((int)one.dtype, one.data, i);
 }
 
 /* Tile t of the lower triangle, counted along its rows: *i >= *j. */
