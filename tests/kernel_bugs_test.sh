@@ -128,6 +128,12 @@ gptq_square_half_known gptq_cuda.cu       -                 forward OnDeviceGptq
     s/\(i > j \? i : j\), q/i, q/
 hessian_rotated_wrong  hessian_cuda.cu    -                 forward OnDeviceGptqBackends.*
     s/\(ab - cd\) \* factor/(cd - ab) * factor/
+hessian_look_too_wide  hessian_look_cuda.cu -               forward OnDeviceHessian.*
+    s/triangle \? row \+ 1 : m\.cols/m.cols/
+hessian_first_any      hessian_look_cuda.cu -               forward OnDeviceHessian.*
+    s/atomicMin\(first, (.*)\);/*first = \1;/
+hessian_groups_stand   hessian_cuda.cu    -                 forward OnDeviceHessianGrouped.*
+    s/^        begin = end;/        begin = begin * (end >= 0);/
 hessian_steps_mixed    hessian_cuda.cu    -                 forward OnDeviceGptqBackends.*
     /^            __syncthreads\(\);$/d
 '
