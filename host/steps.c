@@ -27,7 +27,7 @@ static nib_status parts_check(const char *what, const nib_step_options *o)
 {
     NIB_REQUIRE(is_integer(o->element) || (unsigned)o->element <= NIB_STEP_E5M2, NIB_ERR_ARGUMENT,
                 "%s: unknown element %d", what, (int)o->element);
-    NIB_REQUIRE((unsigned)o->step_rule <= NIB_STEP_E8M0_BYTE, NIB_ERR_ARGUMENT,
+    NIB_REQUIRE((unsigned)o->step_rule <= NIB_STEP_F16, NIB_ERR_ARGUMENT,
                 "%s: unknown step rule %d", what, (int)o->step_rule);
     NIB_REQUIRE((unsigned)o->gradient <= NIB_FAKE_CLAMP, NIB_ERR_ARGUMENT,
                 "%s: unknown gradient %d", what, (int)o->gradient);

@@ -15,7 +15,7 @@
 #include "nibble/gptq.h"
 #include "nibble/grouped.h"
 #include "nibble/quantize.h"
-#include "nibble/steps.h"
+#include "nibble/step_codes.h"
 #include "nibble/transform.h"
 
 #ifdef __cplusplus
@@ -247,6 +247,12 @@ typedef struct nib_backend {
 /* Scalar rules and foreign blocks, computed on the host whatever the device. */
 typedef struct nib_scalar_ops {
     void (*tensor_scale)(nib_format format, const nib_rules *rules, nib_scale_choice choice,
+    /* step_codes.h. rows and cols >= 1. request: of the packed matrix, whose steps and zeros are
+     * written (steps_out), or read (steps): always so in the second. */
+    nib_status (*quantize_steps)(const nib_launch *launch, const nib_matrix *src,
+                                 const nib_step_request *request, const nib_packed_steps *dst);
+    nib_status (*dequantize_steps)(const nib_launch *launch, const nib_packed_steps *src,
+                                   const nib_step_request *request, const nib_matrix *dst);
                          nib_dtype source, float amax, float *encode, float *decode);
     /* n elements, a multiple of the type's block, from src into dst; type: ggml's number. */
     void (*decode_foreign)(int32_t ggml_type, const uint8_t *src, int64_t n, float *dst);

@@ -79,6 +79,13 @@ float step_by_rule(nib_step_rule rule, float t, float s)
         int e = -127;
         while (e < 127 && ldexp(1, e) < (double)s) e++;
         s = (float)ldexp(1, e);
+    } else if (rule == NIB_STEP_BF16 || rule == NIB_STEP_F16) { /* multiples of the binade's ulp */
+        const int bits = rule == NIB_STEP_BF16 ? 8 : 11, least = rule == NIB_STEP_BF16 ? -126 : -14;
+        int e;
+        (void)frexp((double)s, &e);
+        const double ulp = ldexp(1, (e - 1 < least ? least : e - 1) - bits + 1);
+        const double most = rule == NIB_STEP_BF16 ? 0x1.fep127 : 65504;
+        s = (float)fmin(fmax(nearbyint((double)s / ulp), 1) * ulp, most);
     }
     return is_step(s) ? s : 1;
 }

@@ -210,7 +210,7 @@ static step_setting random_setting(void)
     step_setting s = { .element = elements[next_random() % ELEMENTS] };
     s.asymmetric = s.element >= NIB_INT2 && next_random() % 2;
     s.given = next_random() % 2, s.mask = next_random() % 2, s.clamp = next_random() % 2;
-    s.rule = (nib_step_rule)(next_random() % 3);
+    s.rule = (nib_step_rule)(next_random() % 5);
     s.group = groups[next_random() % 13];
     s.rows = 1 + next_random() % 5;
     s.cols = 1 + next_random() % (next_random() % 5 ? 300 : 5000);

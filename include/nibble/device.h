@@ -122,7 +122,7 @@ nib_status nib_device_get_info(const nib_device *device, nib_device_info *info);
 /* Groups of operations that can be prepared, to be added up. */
 typedef enum nib_prepare_ops {
     NIB_PREPARE_QUANTIZE      = 1, /* quantize.h */
-    NIB_PREPARE_FAKE_QUANTIZE = 2, /* fakequant.h, steps.h */
+    NIB_PREPARE_FAKE_QUANTIZE = 2, /* fakequant.h, steps.h, step_codes.h */
     NIB_PREPARE_OBSERVE       = 4, /* calibrate.h */
     NIB_PREPARE_TRANSFORM     = 8, /* transform.h */
     NIB_PREPARE_GROUPED       = 16, /* grouped.h */

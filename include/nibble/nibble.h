@@ -16,6 +16,7 @@
 #include "nibble/quantize.h"
 #include "nibble/schedule.h"
 #include "nibble/status.h"
+#include "nibble/step_codes.h"
 #include "nibble/steps.h"
 #include "nibble/transform.h"
 #include "nibble/version.h"

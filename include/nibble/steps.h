@@ -45,7 +45,9 @@ typedef enum nib_step_rule {
     NIB_STEP_F32       = 0, /* as it is */
     NIB_STEP_E4M3_BYTE = 1, /* e4m3(s / t) * t with the tensor scale t: nearest even, byte 1 at
                                least, saturating: a block's step in NVFP4 */
-    NIB_STEP_E8M0_BYTE = 2  /* the least power of two >= s, within 2^-127 .. 2^127 */
+    NIB_STEP_E8M0_BYTE = 2, /* the least power of two >= s, within 2^-127 .. 2^127 */
+    NIB_STEP_BF16      = 3, /* the nearest bf16, to even, within 2^-133 .. 2^128 - 2^120 */
+    NIB_STEP_F16       = 4  /* the nearest f16, to even, within 2^-24 .. 65504 */
 } nib_step_rule;
 
 /* A step that is not finite and > 0 counts as 1, before its rule and once more after it;

@@ -8,13 +8,14 @@
 #ifndef NIB_GRID_H
 #define NIB_GRID_H
 
+#include "half.h"
 #include "search.h" /* nib_sum8 */
 
 #include <math.h>
 
 /* The values of nib_step_element from NIB_GR_INT on: 16 + bits; below: NIB_EL_*. */
 #define NIB_GR_INT 16
-enum { NIB_SR_F32, NIB_SR_E4M3, NIB_SR_E8M0 };
+enum { NIB_SR_F32, NIB_SR_E4M3, NIB_SR_E8M0, NIB_SR_BF16, NIB_SR_F16 };
 
 enum {
     NIB_GRID_UNIT = 8,     /* elements that are worked on together; groups begin at a multiple */
@@ -79,6 +80,12 @@ NIB_HD float nib_step_rounded(int rule, float t, float s)
         uint32_t f;
         const int e = nib_split(s, &f);
         s = nib_e8m0_to_f32(nib_e8m0_from_exponent(e + (f != 0)));
+    } else if (rule == NIB_SR_BF16) {
+        s = nib_bf16_to_f32(nib_bf16_from_f32(s));
+        s = NIB_GRID_MIN(NIB_GRID_MAX(s, nib_pow2(-133)), 0x1.fep127f);
+    } else if (rule == NIB_SR_F16) {
+        s = nib_f16_to_f32(nib_f16_from_f32(s));
+        s = NIB_GRID_MIN(NIB_GRID_MAX(s, nib_pow2(-24)), 65504.0f);
     }
     return nib_is_step(s) ? s : 1.0f;
 }
@@ -139,6 +146,17 @@ NIB_HD nib_step nib_step_dynamic(const nib_grid *g, int asymmetric, int rule, fl
     return nib_step_make(g, s, asymmetric ? g->lo + r.below / s : 0.0f);
 }
 
+/* The range whose dynamic step is candidate i of those that are tried for a group. */
+enum { NIB_GRID_SHRINKS = 16 };
+
+NIB_HD nib_grid_range nib_grid_shrunk(nib_grid_range r, int i)
+{
+    const float f = 1.0f - (float)i * 0.03125f;
+    r.below = r.below * f;
+    r.above = r.above * f;
+    return r;
+}
+
 /* v of y = x / s: nearest even, saturating. The first two are of anything but NaN.
  *
  * The adder rounds: an integer at 1.5 * 2^23, whose ulp is 1; a magnitude a float element's m bits
@@ -163,6 +181,19 @@ NIB_HD float nib_grid_nearest(const nib_grid *g, nib_step step, float y)
     const float v = g->floats ? nib_float_of(nib_bits_of(nib_grid_magnitude(g, nib_abs(y))) | sign)
                               : nib_grid_integer(step, y);
     return nib_is_nan(y) ? g->nan_value : v;
+}
+
+/* What is stored of an integer, q = v + z: in two's complement of 4 bits, two to a byte, low nibble
+ * first, if its element has no more; else of a byte. */
+NIB_HD int nib_step_code_bits(int element) { return element <= NIB_GR_INT + 4 ? 4 : 8; }
+
+/* low: the step's, lo - z. */
+NIB_HD int nib_step_code(const nib_grid *g, float low, float v) { return (int)(v + (g->lo - low)); }
+
+NIB_HD int nib_step_code_at(const uint8_t *codes, int bits, int64_t i)
+{
+    if (bits == 8) return (int8_t)codes[i];
+    return (int)(((uint32_t)codes[i / 2] >> i % 2 * 4 & 15u) ^ 8u) - 8;
 }
 
 NIB_HD int nib_grid_is_clamped(nib_step step, float y)

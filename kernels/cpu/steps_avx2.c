@@ -18,4 +18,10 @@ nib_status nib_fake_steps_backward_avx2(const nib_launch *launch, const nib_matr
     return steps_run(launch, grad_out, src, request, grad_in);
 }
 
+nib_status nib_quantize_steps_avx2(const nib_launch *launch, const nib_matrix *src,
+                                   const nib_step_request *request, const nib_packed_steps *dst)
+{
+    return step_codes_run(launch, src, request, dst);
+}
+
 #endif

@@ -13,7 +13,8 @@
 static_assert(NIB_STEP_E5M2 == (int)NIB_EL_E5M2 && NIB_INT2 == NIB_GR_INT + 2
               && NIB_INT8 == NIB_GR_INT + 8, "step elements");
 static_assert(NIB_SR_F32 == (int)NIB_STEP_F32 && NIB_SR_E4M3 == (int)NIB_STEP_E4M3_BYTE
-              && NIB_SR_E8M0 == (int)NIB_STEP_E8M0_BYTE, "step rules");
+              && NIB_SR_E8M0 == (int)NIB_STEP_E8M0_BYTE && NIB_SR_BF16 == (int)NIB_STEP_BF16
+              && NIB_SR_F16 == (int)NIB_STEP_F16, "step rules");
 
 enum { STEP_CHUNK = 128 };
 
@@ -22,6 +23,7 @@ typedef struct step_job {
     const nib_step_request *request;
     const nib_matrix       *src;
     nib_fake_job            fake;   /* its grad_out and dst: see pass_gradients */
+    const nib_packed_steps *packed; /* instead of fake.dst: codes are wanted; or NULL */
     int64_t                 cols, groups, pieces; /* groups of a row, pieces of a group's row */
     float                   t;      /* tensor scale */
     nib_step                whole;  /* if the matrix has one step */
@@ -113,6 +115,24 @@ static inline void values_of(const step_job *job, nib_step step, int64_t row, in
     }
 }
 
+/* Codes of n elements from a column on that is a multiple of 8. */
+static inline void codes_of(const step_job *job, nib_step step, int64_t row, int64_t col, int n)
+{
+    const nib_packed_steps *const p = job->packed;
+    const int bits = nib_step_code_bits((int)p->element);
+    uint8_t *const to = p->codes + row * p->ld_codes_bytes + col * bits / 8;
+    float y[STEP_CHUNK], v[STEP_CHUNK];
+    uint8_t code[STEP_CHUNK + 1];
+    chunk_of(job, step, row, col, n, y, v);
+    for (int i = 0; i < n; i++) code[i] = (uint8_t)nib_step_code(&job->grid, step.low, v[i]);
+    if (bits == 8) {
+        memcpy(to, code, (size_t)n);
+        return;
+    }
+    code[n] = 0;
+    for (int i = 0; i < n; i += 2) to[i / 2] = (uint8_t)((code[i] & 15) | code[i + 1] << 4);
+}
+
 static inline void clamps_of(const step_job *job, nib_step step, int64_t row, int64_t col, int n)
 {
     float y[STEP_CHUNK], v[STEP_CHUNK];
@@ -134,6 +154,7 @@ static inline void steps_span(const step_job *job, int64_t row, int64_t col, int
         for (; col < last; col += STEP_CHUNK) {
             const int n = (int)(last - col < STEP_CHUNK ? last - col : STEP_CHUNK);
             if (job->fake.grad_out) clamps_of(job, step, row, col, n);
+            else if (job->packed) codes_of(job, step, row, col, n);
             else values_of(job, step, row, col, n);
         }
         col = last;
@@ -242,6 +263,15 @@ static inline nib_status steps_over_pieces(const nib_launch *launch, step_job *j
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < steps; i++) sum_pieces(job, i, each);
     return NIB_OK;
+}
+
+static inline nib_status step_codes_run(const nib_launch *launch, const nib_matrix *src,
+                                        const nib_step_request *request,
+                                        const nib_packed_steps *dst)
+{
+    step_job job = step_job_of(src, NULL, request, NULL);
+    job.packed = dst;
+    return steps_over_items(launch, &job);
 }
 
 static inline nib_status steps_run(const nib_launch *launch, const nib_matrix *grad_out,

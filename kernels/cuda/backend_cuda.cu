@@ -34,6 +34,7 @@ static const struct {
     { NIB_PREPARE_OBSERVE, "loading the observers' kernels", nib_cuda_load_observe },
     { NIB_PREPARE_OBSERVE, "loading the statistics' kernels", nib_cuda_load_tensor_stats },
     { NIB_PREPARE_FAKE_QUANTIZE, "loading the kernels of steps", nib_cuda_load_steps },
+    { NIB_PREPARE_FAKE_QUANTIZE, "loading the kernels of steps' codes", nib_cuda_load_step_codes },
     { NIB_PREPARE_TRANSFORM, "loading transforms' kernels", nib_cuda_load_transform },
     { NIB_PREPARE_GROUPED, "loading groups' kernels", nib_cuda_load_grouped },
     { NIB_PREPARE_GEMM, "loading products' kernels", nib_cuda_load_gemm },
@@ -245,6 +246,8 @@ static const nib_backend ops = {
     nib_cuda_gptq_need,
     keeping_device<nib_cuda_gptq_measure>,
     keeping_device<nib_cuda_gptq_sweep>,
+    keeping_device<nib_cuda_quantize_steps>,
+    keeping_device<nib_cuda_dequantize_steps>,
 };
 
 extern "C" __attribute__((visibility("default"))) const nib_cuda_table nib_cuda_table_v1 = {

@@ -133,6 +133,11 @@ nib_status nib_cuda_gemm_unpack(const nib_launch *launch, const nib_gemm_weights
 nib_status nib_cuda_gemm_run(const nib_launch *launch, const nib_gemm_request *request);
 nib_status nib_cuda_gemm_backward(const nib_launch *launch, const nib_gemm_request *request);
 
+nib_status nib_cuda_quantize_steps(const nib_launch *launch, const nib_matrix *src,
+                                   const nib_step_request *request, const nib_packed_steps *dst);
+nib_status nib_cuda_dequantize_steps(const nib_launch *launch, const nib_packed_steps *src,
+                                     const nib_step_request *request, const nib_matrix *dst);
+
 /* hessian.h and gptq.h: as nib_backend says; gptq_job.cuh has what their files give each other. */
 size_t     nib_cuda_hessian_add_need(const nib_hessian *hessian, int64_t rows);
 nib_status nib_cuda_hessian_clear(const nib_launch *launch, const nib_hessian *hessian);
@@ -173,6 +178,7 @@ cudaError_t nib_cuda_load_observe();
 cudaError_t nib_cuda_load_tensor_stats();
 cudaError_t nib_cuda_load_steps();
 cudaError_t nib_cuda_load_transform();
+cudaError_t nib_cuda_load_step_codes();
 cudaError_t nib_cuda_load_grouped(); /* and that of amax_cuda.cu: */
 cudaError_t nib_cuda_load_amax_grouped();
 cudaError_t nib_cuda_load_gemm();

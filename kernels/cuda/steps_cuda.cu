@@ -17,7 +17,8 @@
 static_assert(NIB_STEP_E5M2 == (int)NIB_EL_E5M2 && NIB_INT2 == NIB_GR_INT + 2
               && NIB_INT8 == NIB_GR_INT + 8, "step elements");
 static_assert(NIB_SR_F32 == (int)NIB_STEP_F32 && NIB_SR_E4M3 == (int)NIB_STEP_E4M3_BYTE
-              && NIB_SR_E8M0 == (int)NIB_STEP_E8M0_BYTE, "step rules");
+              && NIB_SR_E8M0 == (int)NIB_STEP_E8M0_BYTE && NIB_SR_BF16 == (int)NIB_STEP_BF16
+              && NIB_SR_F16 == (int)NIB_STEP_F16, "step rules");
 static_assert((int)NIB_STEPS_TEAM == (int)NIB_GRID_LANES, "a team is at most a warp");
 
 /* grid  x: runs of a row (dynamic: teams of its groups), y: tiles of blockDim.y rows, strided

@@ -167,7 +167,7 @@ Setting random_setting(Random &random)
     s.element = elements[random.below(12)];
     s.asymmetric = s.element >= NIB_INT2 && random.below(2);
     s.given = random.below(2), s.clamp = random.below(2), s.mask = random.below(3);
-    s.rule = (nib_step_rule)random.below(3);
+    s.rule = (nib_step_rule)random.below(5);
     s.group = groups[random.below(14)];
     s.rows = 1 + random.below(5);
     s.cols = 8 * (1 + random.below(random.below(6) ? 60 : 600));
