@@ -107,6 +107,10 @@ typedef struct nib_gptq_request {
     nib_gptq_scales        scales;
     int32_t                guard;
     const volatile int32_t *cancel;  /* or NULL */
+    /* Integers instead: NULL, or what holds the plain rounding, of step, whose group is at most k
+     * rounded up to 8. dst is NULL then, and quantize is not read. */
+    const nib_packed_steps *steps;
+    nib_step_request       step;
 } nib_gptq_request;
 
 /* Sums over rows. */
@@ -236,23 +240,24 @@ typedef struct nib_backend {
                                  int64_t at[2]);
     /* Workspace of the two below. gptq_measure: error and weight of what dst holds, whatever the
      * factor's outcome; leaves each row's error in the workspace, for gptq_sweep's guard.
-     * gptq_sweep: codes and scales into dst; weight is not written. CANCELLED. */
-    size_t (*gptq_need)(nib_real real, int64_t rows, int64_t k, int32_t threads);
+     * gptq_sweep: codes and scales into dst, or codes, steps and zeros into steps; weight is not
+     * written. CANCELLED. group: of integers, else 0. */
+    size_t (*gptq_need)(nib_real real, int64_t rows, int64_t k, int64_t group, int32_t threads);
     nib_status (*gptq_measure)(const nib_launch *launch, const nib_gptq_request *request,
                                nib_gptq_sums *sums);
     nib_status (*gptq_sweep)(const nib_launch *launch, const nib_gptq_request *request,
                              nib_gptq_sums *sums);
-} nib_backend;
-
-/* Scalar rules and foreign blocks, computed on the host whatever the device. */
-typedef struct nib_scalar_ops {
-    void (*tensor_scale)(nib_format format, const nib_rules *rules, nib_scale_choice choice,
     /* step_codes.h. rows and cols >= 1. request: of the packed matrix, whose steps and zeros are
      * written (steps_out), or read (steps): always so in the second. */
     nib_status (*quantize_steps)(const nib_launch *launch, const nib_matrix *src,
                                  const nib_step_request *request, const nib_packed_steps *dst);
     nib_status (*dequantize_steps)(const nib_launch *launch, const nib_packed_steps *src,
                                    const nib_step_request *request, const nib_matrix *dst);
+} nib_backend;
+
+/* Scalar rules and foreign blocks, computed on the host whatever the device. */
+typedef struct nib_scalar_ops {
+    void (*tensor_scale)(nib_format format, const nib_rules *rules, nib_scale_choice choice,
                          nib_dtype source, float amax, float *encode, float *decode);
     /* n elements, a multiple of the type's block, from src into dst; type: ggml's number. */
     void (*decode_foreign)(int32_t ggml_type, const uint8_t *src, int64_t n, float *dst);

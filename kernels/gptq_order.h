@@ -63,13 +63,17 @@ static inline nib_status nib_gptq_order_of(const double *diag, int64_t k, nib_gp
     }
     nib_gptq_ranked *const list = (nib_gptq_ranked *)calloc((size_t)k, sizeof *list);
     if (!list) return NIB_ERR_OUT_OF_MEMORY;
+    double most = 0.0; /* of the block */
     for (int64_t i = 0; i < k; i++) {
         list[i].own = diag[i];
         list[i].input = (int32_t)i;
         if (order != NIB_GPTQ_GROUP_AWARE) continue;
         list[i].first = (int32_t)(i / block * block);
-        for (int64_t j = list[i].first; j < list[i].first + block && j < k; j++)
-            list[i].block = fmax(list[i].block, diag[j]);
+        if (i % block == 0) {
+            most = 0.0;
+            for (int64_t j = i; j < k && j < i + block; j++) most = fmax(most, diag[j]);
+        }
+        list[i].block = most;
     }
     qsort(list, (size_t)k, sizeof *list, nib_gptq_falling);
     for (int64_t i = 0; i < k; i++) to[i] = list[i].input;

@@ -150,8 +150,8 @@ NIB_TEST(OnDeviceGptqBadInput, OfFactorOptions)
     if (!is_there()) SKIP(gptq_missing());
     BAD(ARGUMENT, "options->size is 4", MAKE, r.factor_options.size = 4);
     BAD(ARGUMENT, "order 3", MAKE, r.factor_options.order = (nib_gptq_order)3);
-    BAD(ARGUMENT, "block is 24", MAKE, r.factor_options.order = NIB_GPTQ_GROUP_AWARE;
-        r.factor_options.block = 24);
+    BAD(ARGUMENT, "block is 28", MAKE, r.factor_options.order = NIB_GPTQ_GROUP_AWARE;
+        r.factor_options.block = 28);
     BAD(ARGUMENT, "block is 0", MAKE, r.factor_options.order = NIB_GPTQ_GROUP_AWARE);
     BAD(ARGUMENT, "damping is inf", MAKE, r.factor_options.damping = INFINITY);
     BAD(ARGUMENT, "damping is", MAKE, r.factor_options.damping = NAN);
@@ -159,7 +159,7 @@ NIB_TEST(OnDeviceGptqBadInput, OfFactorOptions)
     BAD(ARGUMENT, "most_damping inf", MAKE, r.factor_options.most_damping = INFINITY);
     request r; /* a block is not read by other orders */
     request_open(&r, device);
-    r.factor_options.block = 24;
+    r.factor_options.block = 28;
     OK(MAKE);
     request_close(&r, "block", 1);
 }

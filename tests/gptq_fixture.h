@@ -92,9 +92,14 @@ typedef struct gptq_job {
     nib_scale_layout   layout;
     int64_t            gap;          /* elements more in rows of w and l, bytes in rows of codes */
     int                uncounted;    /* the Hessian without tokens */
+    int64_t            group;        /* not 0: integers by steps instead of format, rules, choice */
+    nib_step_element   element;
+    int                asymmetric;
+    nib_step_rule      step_rule;
 } gptq_job;
 
 gptq_job gptq_job_of(const gptq_source *s, nib_format format); /* f64, amax, with the guard */
+gptq_job gptq_job_of_integers(const gptq_source *s, nib_step_element element, int64_t group);
 
 typedef struct gptq_result {
     nib_status       status;
@@ -103,6 +108,7 @@ typedef struct gptq_result {
     double          *l;            /* k x k, as f64 */
     int32_t         *order;
     uint8_t         *codes, *scales; /* a byte each: rows x k, rows x blocks */
+    int64_t         *words;        /* the scales, or of integers the reference's, rows x blocks */
     float            tensor_scale;
     uint8_t         *bytes;        /* everything that was written */
     size_t           bytes_count;

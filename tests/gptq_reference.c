@@ -114,16 +114,22 @@ static int is_fresh(nib_gptq_scales s)
 }
 
 /* The scale of a block from x, which holds the block's n numbers; its first input is from. */
-static int scale_of(const ref_layer *y, int plain, const double *x, int n, int64_t from)
+static int64_t scale_of(const ref_layer *y, int plain, const double *x, int n, int64_t from)
 {
     int32_t at[128];
-    float rounded[128];
-    for (int i = 0; i < n; i++) at[i] = (int32_t)(from + i), rounded[i] = (float)x[i];
-    if (plain || y->scales == NIB_GPTQ_SCALES_FROZEN || y->scales == NIB_GPTQ_SCALES_FRESH)
-        return ref_plain_scale(y->r, rounded, n);
+    if (plain || y->scales == NIB_GPTQ_SCALES_FROZEN || y->scales == NIB_GPTQ_SCALES_FRESH) {
+        float *rounded = malloc((size_t)n * sizeof *rounded + 1);
+        for (int i = 0; i < n; i++) rounded[i] = (float)x[i];
+        const int64_t scale = ref_plain_scale(y->r, rounded, n);
+        free(rounded);
+        return scale;
+    }
+    for (int i = 0; i < n; i++) at[i] = (int32_t)(from + i);
     return ref_hessian_scale(y->r, x, n, y->h, y->k, at,
                              y->scales == NIB_GPTQ_SCALES_HESSIAN_FULL);
 }
+
+static int64_t blocks_of(const ref_layer *y) { return (y->k + y->r->block - 1) / y->r->block; }
 
 static int length_of(const ref_layer *y, int64_t block)
 {
@@ -133,11 +139,11 @@ static int length_of(const ref_layer *y, int64_t block)
 
 /* One row without carried errors: scales, and with them codes. */
 static void plain_row(const ref_layer *y, int plain, const double *w, uint8_t *codes,
-                      uint8_t *scales)
+                      int64_t *scales)
 {
     for (int64_t b = 0; b * y->r->block < y->k; b++) {
         const int64_t from = b * y->r->block;
-        scales[b] = (uint8_t)scale_of(y, plain, w + from, length_of(y, b), from);
+        scales[b] = scale_of(y, plain, w + from, length_of(y, b), from);
         for (int64_t i = from; i < from + length_of(y, b); i++)
             codes[i] = (uint8_t)ref_code(y->r, scales[b], (float)w[i]);
     }
@@ -146,7 +152,7 @@ static void plain_row(const ref_layer *y, int plain, const double *w, uint8_t *c
 /* One row of the published loop; w is the row in f64, by input, and changes. Returns the sum of
  * the squared, weighted errors. */
 static double sweep_row(const ref_layer *y, const ref_answer *a, double *w, uint8_t *codes,
-                        uint8_t *scales)
+                        int64_t *scales)
 {
     const int64_t block = y->r->block;
     int64_t open = -1; /* the block whose scale is chosen, for fresh ones */
@@ -156,8 +162,7 @@ static double sweep_row(const ref_layer *y, const ref_answer *a, double *w, uint
         const int32_t j = a->order[s];
         if (is_fresh(y->scales) && open != j / block) {
             open = j / block;
-            scales[open] = (uint8_t)scale_of(y, 0, w + open * block, length_of(y, open),
-                                             open * block);
+            scales[open] = scale_of(y, 0, w + open * block, length_of(y, open), open * block);
         }
         codes[j] = (uint8_t)ref_code(y->r, scales[j / block], (float)w[j]);
         const double e = (w[j] - ref_value(y->r, scales[j / block], codes[j])) / u[s];
@@ -181,7 +186,7 @@ static double *damped(const ref_layer *y, const int32_t *order)
 }
 
 static double error_of(const ref_layer *y, const float *w, const uint8_t *codes,
-                       const uint8_t *scales, const double *h, const int32_t *order)
+                       const int64_t *scales, const double *h, const int32_t *order)
 {
     double *d = malloc((size_t)y->k * sizeof *d + 1);
     for (int64_t s = 0; s < y->k; s++) {
@@ -195,11 +200,12 @@ static double error_of(const ref_layer *y, const float *w, const uint8_t *codes,
 }
 
 static void solve_row(const ref_layer *y, ref_answer *a, int64_t row, const double *whole,
-                      double *w, uint8_t *codes, uint8_t *scales)
+                      double *w, uint8_t *codes, int64_t *scales)
 {
-    const int64_t per_row = nib_scales_per_row(y->r->format, y->k);
+    const int64_t per_row = blocks_of(y);
     const float *from = y->w + row * y->k;
-    uint8_t *kept = a->codes + row * y->k, *kept_scales = a->scales + row * per_row;
+    uint8_t *kept = a->codes + row * y->k;
+    int64_t *kept_scales = a->scales + row * per_row;
     for (int64_t j = 0; j < y->k; j++) w[j] = (double)from[j];
     plain_row(y, 1, w, kept, kept_scales);
     const double plain = error_of(y, from, kept, kept_scales, y->h, NULL);
@@ -216,7 +222,7 @@ static void solve_row(const ref_layer *y, ref_answer *a, int64_t row, const doub
     a->plain_most += plain <= error * (1 + 1e-9);
     if (!y->plain && (y->no_guard || error < plain)) {
         memcpy(kept, codes, (size_t)y->k);
-        memcpy(kept_scales, scales, (size_t)per_row);
+        memcpy(kept_scales, scales, (size_t)per_row * sizeof *scales);
         a->error += error;
     } else {
         a->error += plain;
@@ -225,12 +231,13 @@ static void solve_row(const ref_layer *y, ref_answer *a, int64_t row, const doub
 
 int ref_solve(const ref_layer *y, ref_answer *a)
 {
-    const int64_t per_row = nib_scales_per_row(y->r->format, y->k);
+    const int64_t per_row = blocks_of(y);
     double *w = malloc((size_t)y->k * sizeof *w + 1);
-    uint8_t *codes = malloc((size_t)y->k + 1), *scales = malloc((size_t)per_row + 1);
+    uint8_t *codes = malloc((size_t)y->k + 1);
+    int64_t *scales = malloc((size_t)per_row * sizeof *scales + 1);
     *a = (ref_answer){ .order = malloc((size_t)y->k * sizeof(int32_t) + 1),
                        .codes = malloc((size_t)(y->rows * y->k) + 1),
-                       .scales = malloc((size_t)(y->rows * per_row) + 1),
+                       .scales = malloc((size_t)(y->rows * per_row) * sizeof(int64_t) + 1),
                        .u = malloc((size_t)(y->k * y->k) * sizeof(double) + 1) };
     ref_order(y->h, y->k, y->order, y->r->block, a->order);
     double *whole = damped(y, a->order);

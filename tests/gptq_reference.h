@@ -8,10 +8,12 @@
 
 #include "nibble/gptq.h"
 
-/* ---- one block: gptq_rounding.c ---- */
+/* ---- one block: gptq_rounding.c, gptq_rounding_steps.c ---- */
 
-/* A format with rules and a tensor scale. */
+/* A format with rules and a tensor scale; or integers by steps, whose scale is both the step's bits
+ * and the zero point, in one number. */
 typedef struct ref_rounding {
+    int              integers; /* 1: of what follows, choice, block and the last line alone count */
     nib_format       format;
     nib_rules        rules;
     nib_dtype        source; /* of the weights */
@@ -20,7 +22,18 @@ typedef struct ref_rounding {
     double           value[128];     /* of the magnitude codes */
     float            scale[256];     /* of the scale bytes */
     float            encode, decode; /* S and t */
+    int              lo, hi, asymmetric, rule;
 } ref_rounding;
+
+/* block: of a row that has one step, k. */
+ref_rounding ref_integers_make(nib_step_element element, int asymmetric, nib_step_rule rule,
+                               int64_t block);
+int64_t ref_step_scale(float s, int z);
+int64_t ref_dynamic_step(const ref_rounding *r, const float *x, int n);
+/* Of the step for the numbers times 1 - i / 32. */
+int64_t ref_shrunk_step(const ref_rounding *r, const float *x, int n, int i);
+int     ref_integer(const ref_rounding *r, int64_t scale, float x); /* q */
+float   ref_integer_value(int64_t scale, int q);
 
 /* Without a tensor scale yet: encode and decode are 1. rules NULL: TransformerEngine's. */
 ref_rounding ref_rounding_make(nib_format format, const nib_rules *rules, nib_dtype source,
@@ -29,14 +42,14 @@ void ref_tensor_amax(ref_rounding *r, float amax);
 void ref_tensor_given(ref_rounding *r, float t);
 
 int    ref_amax_scale(const ref_rounding *r, float amax);
-int    ref_code(const ref_rounding *r, int scale, float x);
-double ref_value(const ref_rounding *r, int scale, int code);
+int    ref_code(const ref_rounding *r, int64_t scale, float x);
+double ref_value(const ref_rounding *r, int64_t scale, int code);
 /* The scale of n elements by r->choice. */
-int    ref_plain_scale(const ref_rounding *r, const float *x, int n);
+int64_t ref_plain_scale(const ref_rounding *r, const float *x, int n);
 /* That of the least d H_b d^T, of the candidates of NIB_SCALE_MSE or of all; H_b(i, j) is
  * h[at[i] * ld + at[j]]. */
-int    ref_hessian_scale(const ref_rounding *r, const double *x, int n, const double *h,
-                         int64_t ld, const int32_t *at, int full);
+int64_t ref_hessian_scale(const ref_rounding *r, const double *x, int n, const double *h,
+                          int64_t ld, const int32_t *at, int full);
 
 /* ---- matrices: row-major, n x n, of f64 ---- */
 
@@ -65,7 +78,8 @@ typedef struct ref_layer {
 
 typedef struct ref_answer {
     int32_t *order;          /* k */
-    uint8_t *codes, *scales; /* rows x k, a byte each; rows x ceil(k / block) */
+    uint8_t *codes;          /* rows x k, a byte each */
+    int64_t *scales;         /* rows x ceil(k / block) */
     double  *u;              /* k x k */
     double   error, plain_error, weight; /* tr(. h .^T), no damping */
     double   carried;        /* sum of ((w' - q) / U_jj)^2 over all rows, before the guard */

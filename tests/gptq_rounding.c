@@ -146,11 +146,11 @@ int ref_amax_scale(const ref_rounding *r, float amax)
 
 /* ---- elements ---- */
 
-static float scaled(const ref_rounding *r, int scale, float x)
+static float scaled(const ref_rounding *r, int64_t scale, float x)
 {
     const float s = r->scale[scale];
     float y = 0;
-    if (!r->has_e4m3_scale) return (float)ldexp((double)x, 127 - scale);
+    if (!r->has_e4m3_scale) return (float)ldexp((double)x, 127 - (int)scale);
     switch (r->rules.element) {
     case NIB_ELEMENT_RECIPROCAL: y = x * fminf(1 / (s * (1 / r->encode)), FLT_MAX); break;
     case NIB_ELEMENT_DIVIDE:     y = x / (s * r->decode); break;
@@ -159,8 +159,9 @@ static float scaled(const ref_rounding *r, int scale, float x)
     return isnan(y) ? x < 0 ? -0.0f : 0.0f : y;
 }
 
-int ref_code(const ref_rounding *r, int scale, float x)
+int ref_code(const ref_rounding *r, int64_t scale, float x)
 {
+    if (r->integers) return (uint8_t)ref_integer(r, scale, x);
     const float y = scaled(r, scale, x);
     const int magnitude = nearest(r->value, r->values, fabs((double)y),
                                   r->rules.ties == NIB_TIES_DOWN);
@@ -176,8 +177,9 @@ int ref_code(const ref_rounding *r, int scale, float x)
     return magnitude | negative << (bits - 1);
 }
 
-double ref_value(const ref_rounding *r, int scale, int code)
+double ref_value(const ref_rounding *r, int64_t scale, int code)
 {
+    if (r->integers) return (double)ref_integer_value(scale, (int8_t)code);
     const int bits = nib_format_element_bits(r->format), magnitude = code & ((1 << (bits - 1)) - 1);
     const float step = r->scale[scale] * r->decode, value = (float)r->value[magnitude] * step;
     return (double)(code >> (bits - 1) ? -value : value);
@@ -196,7 +198,7 @@ static float f32_error(const ref_rounding *r, const float *x, int n, int scale, 
     return ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]));
 }
 
-static double hessian_error(const ref_rounding *r, const double *x, int n, int scale,
+static double hessian_error(const ref_rounding *r, const double *x, int n, int64_t scale,
                             const double *h, int64_t ld, const int32_t *at)
 {
     double d[128], sum = 0;
@@ -233,8 +235,9 @@ static int candidates(const ref_rounding *r, int base, int full, int out[256])
     return n;
 }
 
-int ref_plain_scale(const ref_rounding *r, const float *x, int n)
+int64_t ref_plain_scale(const ref_rounding *r, const float *x, int n)
 {
+    if (r->integers) return ref_dynamic_step(r, x, n);
     const float amax = amax_of(x, n);
     const int base = ref_amax_scale(r, amax), full = r->choice == NIB_SCALE_MSE_FULL;
     const int absolute = r->choice == NIB_SCALE_FOUR_OVER_SIX_MAE;
@@ -254,16 +257,23 @@ int ref_plain_scale(const ref_rounding *r, const float *x, int n)
     return best;
 }
 
-int ref_hessian_scale(const ref_rounding *r, const double *x, int n, const double *h, int64_t ld,
-                      const int32_t *at, int full)
+int64_t ref_hessian_scale(const ref_rounding *r, const double *x, int n, const double *h,
+                          int64_t ld, const int32_t *at, int full)
 {
-    float amax = 0;
-    for (int i = 0; i < n; i++) amax = fmaxf(amax, fabsf((float)x[i]));
-    const int base = ref_amax_scale(r, amax);
-    int tried[256], best = base;
-    if (!(amax > 0)) return base;
-    const int count = candidates(r, base, full, tried);
-    double least = hessian_error(r, x, n, base, h, ld, at);
+    float amax = 0, rounded[128];
+    int64_t tried[256], best;
+    int bytes[256], count = 16;
+    for (int i = 0; i < n; i++) rounded[i] = (float)x[i], amax = fmaxf(amax, fabsf(rounded[i]));
+    if (r->integers) {
+        for (int i = 0; i < count; i++) tried[i] = ref_shrunk_step(r, rounded, n, i);
+    } else {
+        const int base = ref_amax_scale(r, amax);
+        if (!(amax > 0)) return base;
+        count = candidates(r, base, full, bytes);
+        for (int i = 0; i < count; i++) tried[i] = bytes[i];
+    }
+    best = tried[0];
+    double least = hessian_error(r, x, n, best, h, ld, at);
     for (int i = 1; i < count; i++) {
         const double error = hessian_error(r, x, n, tried[i], h, ld, at);
         if (error < least) least = error, best = tried[i];

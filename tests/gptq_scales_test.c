@@ -60,7 +60,7 @@ static double block_errors(const ref_rounding *r, const gptq_source *s, int full
     for (int64_t i = 0; i < ROWS * N; i += r->block) {
         for (int j = 0; j < r->block; j++)
             x[j] = (double)s->wf[i + j], at[j] = (int32_t)(i % N) + j;
-        const int scale = ref_hessian_scale(r, x, r->block, s->h, N, at, full);
+        const int64_t scale = ref_hessian_scale(r, x, r->block, s->h, N, at, full);
         for (int j = 0; j < r->block; j++)
             d[j] = x[j] - ref_value(r, scale, ref_code(r, scale, (float)x[j]));
         for (int j = 0; j < r->block; j++)

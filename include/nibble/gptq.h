@@ -10,13 +10,15 @@
  *     w'_j = w_j + sum over k < j of (w_k - q_k) A_kj      q_j = round(w'_j)
  *     tr((W - Q) H' (W - Q)^T) = sum of (w'_j - q_j)^2 R_jj^2
  *
- * round() is that of quantize.h: to the format's element, by the rules, with the block's scale;
- * w'_j is rounded to f32 before it. A dead input (diagonal 0: the tokens never had it) gets plain
- * rounding and passes nothing on.
+ * round() is that of quantize.h: to the format's element, by the rules, with the block's scale; or
+ * for integers that of step_codes.h, with the group's step and zero point. w'_j is rounded to f32
+ * before it. A dead input (diagonal 0: the tokens never had it) gets plain rounding and passes
+ * nothing on.
  *
- * Two steps. nib_gptq_factor_make factors H once. nib_gptq_quantize takes a layer's weights and
- * that factor; layers that share an input (q, k and v; gate and up) share the factor, and their
- * tensor scale by the largest of their amax as options.quantize.tensor_amax.
+ * Two steps. nib_gptq_factor_make factors H once. nib_gptq_quantize, or nib_gptq_quantize_steps,
+ * takes a layer's weights and that factor; layers that share an input (q, k and v; gate and up)
+ * share the factor, and their tensor scale by the largest of their amax as
+ * options.quantize.tensor_amax.
  *
  * All that hessian.h says of exec, buffers, OpenBLAS, threads and statuses holds. Both steps are
  * synchronising; inputs are never changed. On any failure outputs are undefined, inputs as they
@@ -29,7 +31,8 @@
  *                 threads, T = min(threads, ceil(rows / 256)), as reals and as bytes; at most
  *                 T (257 k (r + 1) + 32 k + 80000 r + 1024) + 8 rows + 17 k + 1024. On CUDA of
  *                 R = min(rows, 4096) rows, at most R (k (r + 1) + k / 8 + 512 r + 1) + 16 rows
- *                 + 7 MiB
+ *                 + 7 MiB. Of integers in G groups a row, nib_gptq_steps_workspace_bytes: 2048 G
+ *                 instead of 32 k, or 8 R G instead of R k / 8
  *     within      a call on the CPU allocates and frees 8 k for each thread, and 40 k + 8 rows, or
  *                 less
  */
@@ -37,6 +40,7 @@
 #define NIBBLE_GPTQ_H
 
 #include "nibble/hessian.h"
+#include "nibble/step_codes.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -72,7 +76,8 @@ typedef enum nib_gptq_scales {
 typedef struct nib_gptq_factor_options {
     uint32_t       size;         /* sizeof(nib_gptq_factor_options) */
     nib_gptq_order order;
-    int32_t        block;        /* GROUP_AWARE: the format's block length; else not read */
+    int32_t        block;        /* GROUP_AWARE: the format's block length, or the integers' group:
+                                    a multiple of 8, or >= k; else not read */
     double         damping;      /* times the mean of H's diagonal; 0 means 0.01, below 0 none */
     double         most_damping; /* where H + damping is not positive definite, damping is raised
                                     10 times (from none to 0.01), up to this; 0 means 1.0 */
@@ -117,7 +122,8 @@ typedef struct nib_gptq_factor {
  * rounds plainly. Workspace: none. Returns NIB_ERR_NONFINITE as nib_hessian_check does, for NaN
  * or Inf anywhere in H's triangle;
  * NIB_ERR_SHAPE if real or k differ from the Hessian's; NIB_ERR_ARGUMENT for damping or
- * most_damping that is not finite, most_damping < 0, or a block that no format has. */
+ * most_damping that is not finite, most_damping < 0, or a block that is neither a
+ * multiple of 8 nor >= k. */
 nib_status nib_gptq_factor_make(const nib_exec *exec, const nib_hessian *hessian,
                                 const nib_gptq_factor_options *options, nib_gptq_factor *factor);
 
@@ -176,6 +182,30 @@ nib_status nib_gptq_quantize(const nib_exec *exec, const nib_hessian *hessian,
                              const nib_gptq_factor *factor, const nib_matrix *w,
                              const nib_gptq_options *options, const nib_packed *dst,
                              nib_gptq_report *report);
+
+/* As nib_gptq_workspace_bytes, for integers whose groups have group inputs; SIZE_MAX too for one
+ * that nib_step_count refuses. */
+size_t nib_gptq_steps_workspace_bytes(const nib_device *device, nib_real real, int64_t rows,
+                                      int64_t k, int64_t group, int32_t threads);
+
+/* The same for integers: dst holds codes, steps and zero points (step_codes.h). Plain rounding is
+ * nib_quantize_steps with dynamic steps.
+ *
+ *   options  quantize is not read. FROZEN: the plain rounding's steps. FRESH: the dynamic rule on a
+ *            group's weights as they stand. HESSIAN, HESSIAN_FRESH: of its steps for mn and mx
+ *            times 1 - i / 32, i = 0 .. 15, that of the least d H_b d^T, the first of equals
+ *   dst      as for nib_quantize_steps
+ *
+ * Guard, report, order, cancel and errors are those of nib_gptq_quantize.
+ *
+ * Returns what nib_quantize_steps returns; NONFINITE, SHAPE and CANCELLED as above; and
+ * NIB_ERR_UNSUPPORTED for HESSIAN_FULL, which has no end here; for all but FROZEN with groups of
+ * more than 128 inputs, what is brought up to date at a time; for fresh steps with a factor by
+ * NIB_GPTQ_ACT; or with a factor by GROUP_AWARE of another block length than dst's group. */
+nib_status nib_gptq_quantize_steps(const nib_exec *exec, const nib_hessian *hessian,
+                                   const nib_gptq_factor *factor, const nib_matrix *w,
+                                   const nib_gptq_options *options, const nib_packed_steps *dst,
+                                   nib_gptq_report *report);
 
 #ifdef __cplusplus
 }

@@ -38,15 +38,19 @@ static size_t lay_shared(uint8_t *base, int64_t rows, int64_t k, nib_gptq_job *j
 /* Distance of a tile's rows. */
 static int64_t ld_of(int64_t k) { return (k + 15) / 16 * 16 + 16; }
 
-/* What each thread has. */
-static size_t lay_scratch(uint8_t *base, int f64, int64_t k, nib_gptq_scratch *s)
+/* What each thread has. group: of integers, else 0. */
+static size_t lay_scratch(uint8_t *base, int f64, int64_t k, int64_t group, nib_gptq_scratch *s)
 {
     const size_t real = f64 ? 8 : 4, depth = (size_t)k;
+    const size_t blocks = group ? 0 : (depth + SMALLEST_BLOCK - 1) / SMALLEST_BLOCK;
+    const size_t steps = group ? (size_t)nib_ceil_div(k, group) : 0;
     size_t at = 0;
     s->d = take(base, &at, ROWS * (size_t)ld_of(k) * real);
     s->codes = take(base, &at, ROWS * depth);
     s->spare = take(base, &at, depth * real);
-    s->scales = take(base, &at, (depth + SMALLEST_BLOCK - 1) / SMALLEST_BLOCK * ROWS);
+    s->scales = take(base, &at, blocks * ROWS);
+    s->steps = take(base, &at, steps * ROWS * sizeof *s->steps);
+    s->lows = take(base, &at, steps * ROWS * sizeof *s->lows);
     s->before = take(base, &at, ROWS * STEPS * real);
     s->a = take(base, &at, STEPS * STEPS * real);
     s->h = take(base, &at, (size_t)NIB_MAX_BLOCK * NIB_MAX_BLOCK * real);
@@ -59,12 +63,16 @@ static int64_t threads_of(int64_t rows, int64_t threads)
     return threads < tiles ? threads : tiles;
 }
 
-size_t nib_gptq_need_cpu(nib_real real, int64_t rows, int64_t k, int32_t threads)
+/* Of integers, else 0. */
+static int64_t group_of(const nib_gptq_request *r) { return r->steps ? r->step.group : 0; }
+
+size_t nib_gptq_need_cpu(nib_real real, int64_t rows, int64_t k, int64_t group, int32_t threads)
 {
     nib_gptq_job     job;
     nib_gptq_scratch s;
     return lay_shared(NULL, rows, k, &job)
-         + (size_t)threads_of(rows, threads) * lay_scratch(NULL, real == NIB_REAL_F64, k, &s);
+         + (size_t)threads_of(rows, threads)
+               * lay_scratch(NULL, real == NIB_REAL_F64, k, group, &s);
 }
 
 /* ---- a job ---- */
@@ -73,7 +81,7 @@ size_t nib_gptq_need_cpu(nib_real real, int64_t rows, int64_t k, int32_t threads
 static void cut_segments(nib_gptq_job *job)
 {
     const int32_t *const order = job->request->factor->order;
-    const int64_t block = job->math.rules.block;
+    const int64_t block = job->block;
     int64_t n = 0;
     for (int64_t s = 0, from = 0; s < job->k; s++) {
         const int begins = job->fresh ? s == 0 || order[s] / block != order[s - 1] / block
@@ -99,32 +107,40 @@ static void fill_tables(nib_gptq_job *job)
         job->element[code] = nib_element_to_f32(r->element, code);
 }
 
-static void job_make(const nib_gptq_request *r, uint8_t *workspace, nib_gptq_job *job)
+static void format_make(nib_gptq_job *job)
 {
+    const nib_gptq_request *const r = job->request;
     const nib_packed *const dst = r->dst;
-    const nib_hessian *const h = r->hessian;
     const nib_block_rules rules = nib_block_rules_of(dst->format, &r->quantize.rules,
                                                      r->quantize.scale_choice, r->w->dtype);
     const nib_tensor_scales one = { 1.0f, 1.0f };
-    const int64_t k = dst->cols;
-    *job = (nib_gptq_job){ .request = r, .k = k, .groups = nib_ceil_div(k, rules.block),
-                            .ld = ld_of(k) };
     /* Amax's scale, if there is one, gave both of its factors by the rules: so does this. */
     const nib_tensor_scales scales = !dst->tensor_scale ? one
         : r->quantize.tensor_amax ? nib_tensor_factors(&rules, *r->quantize.tensor_amax)
                                   : nib_tensor_given(*dst->tensor_scale);
+    job->block = rules.block;
     job->math = nib_tensor_math_of(&rules, scales);
-    job->f64 = r->factor->real == NIB_REAL_F64;
     const int plain = rules.ties == NIB_TIE_EVEN
                    && (rules.zero_sign == NIB_Z_KEEP || rules.zero_sign == NIB_Z_INPUT);
     job->kind = !plain ? NIB_GPTQ_ANY
               : rules.element == NIB_EL_E2M1 ? NIB_GPTQ_E2M1 : NIB_GPTQ_PLAIN;
     job->keep = rules.zero_sign == NIB_Z_KEEP;
+    fill_tables(job);
+}
+
+static void job_make(const nib_gptq_request *r, uint8_t *workspace, nib_gptq_job *job)
+{
+    const nib_hessian *const h = r->hessian;
+    const int64_t k = r->w->cols;
+    *job = (nib_gptq_job){ .request = r, .k = k, .ld = ld_of(k) };
+    job->f64 = r->factor->real == NIB_REAL_F64;
     job->by_hessian = r->scales >= NIB_GPTQ_SCALES_HESSIAN;
     job->full = r->scales == NIB_GPTQ_SCALES_HESSIAN_FULL;
     job->fresh = r->scales == NIB_GPTQ_SCALES_FRESH || r->scales == NIB_GPTQ_SCALES_HESSIAN_FRESH;
-    fill_tables(job);
-    (void)lay_shared(workspace, dst->rows, k, job);
+    if (r->steps) nib_gptq_integers_make(job);
+    else format_make(job);
+    job->groups = nib_ceil_div(k, job->block);
+    (void)lay_shared(workspace, r->w->rows, k, job);
     if (r->factor->outcome != NIB_GPTQ_DONE) return;
     cut_segments(job);
     for (int64_t c = 0; c < k; c++) {
@@ -148,8 +164,12 @@ static void load_f32(const nib_gptq_job *job, int64_t row, float *to)
 /* to -= the values that dst holds of a row. */
 static void subtract_row(const nib_gptq_job *job, int64_t row, void *to)
 {
+    if (job->kind == NIB_GPTQ_INTEGER) {
+        nib_gptq_integers_subtract(job, row, to);
+        return;
+    }
     const nib_packed *const p = job->request->dst;
-    const int block = job->math.rules.block, bits = nib_part_bits(p->format);
+    const int block = (int)job->block, bits = nib_part_bits(p->format);
     uint8_t codes[NIB_MAX_BLOCK];
     for (int64_t g = 0; g < job->groups; g++) {
         const int64_t col = g * block, left = job->k - col;
@@ -191,8 +211,12 @@ static void store_row(const nib_gptq_job *job, const nib_gptq_scratch *s, int64_
     const int32_t *const order = job->request->factor->order;
     uint8_t *const whole = s->spare; /* k reals are there, and more than k bytes */
     for (int64_t i = 0; i < job->k; i++) whole[order[i]] = s->codes[r * job->k + i];
+    if (job->kind == NIB_GPTQ_INTEGER) {
+        nib_gptq_integers_store(job, s, row, r, whole);
+        return;
+    }
     const nib_packed *const p = job->request->dst;
-    const int block = job->math.rules.block, bits = nib_part_bits(p->format);
+    const int block = (int)job->block, bits = nib_part_bits(p->format);
     for (int64_t g = 0; g < job->groups; g++) {
         const int64_t col = g * block, left = job->k - col;
         const int n = left < block ? (int)left : block;
@@ -268,11 +292,11 @@ nib_status nib_gptq_measure_cpu(const nib_launch *launch, const nib_gptq_request
     if (status != NIB_OK) return status;
     nib_gptq_job job;
     job_make(request, launch->workspace, &job);
-    const int64_t rows = request->dst->rows;
+    const int64_t rows = request->w->rows, group = group_of(request);
     const int64_t height = request->factor->outcome == NIB_GPTQ_DONE ? ROWS : ROWS / 2;
     nib_gptq_scratch none;
     const size_t shared = lay_shared(NULL, rows, job.k, &(nib_gptq_job){ 0 });
-    const size_t each = lay_scratch(NULL, job.f64, job.k, &none);
+    const size_t each = lay_scratch(NULL, job.f64, job.k, group, &none);
     double *const weights = calloc((size_t)rows, sizeof *weights);
     if (!weights) return NIB_ERR_OUT_OF_MEMORY;
     nib_blas_enter();
@@ -280,7 +304,7 @@ nib_status nib_gptq_measure_cpu(const nib_launch *launch, const nib_gptq_request
     {
         nib_gptq_scratch s;
         (void)lay_scratch((uint8_t *)launch->workspace + shared
-                              + (size_t)omp_get_thread_num() * each, job.f64, job.k, &s);
+                              + (size_t)omp_get_thread_num() * each, job.f64, job.k, group, &s);
 #pragma omp for schedule(dynamic)
         for (int64_t row = 0; row < rows; row += height) {
             const int n = rows - row < height ? (int)(rows - row) : (int)height;
@@ -311,7 +335,8 @@ static void load_tile(const nib_gptq_job *job, const nib_gptq_loops *loops, nib_
         load_row(job, row + r, s->spare, nib_real_at(s->d, job->f64, r, job->ld, 0));
     memset(nib_real_at(s->d, job->f64, rows, job->ld, 0), 0,
            (size_t)(padded - rows) * (size_t)job->ld * (job->f64 ? 8 : 4));
-    for (int64_t g = 0; g < job->groups; g++)
+    if (job->kind == NIB_GPTQ_INTEGER) nib_gptq_integers_take(job, s, row, rows, padded);
+    for (int64_t g = 0; g < job->groups && p; g++)
         for (int r = 0; r < padded; r++)
             s->scales[g * ROWS + r] = r >= rows ? 1
                 : p->scales[nib_scale_index(p->scale_layout, row + r, g, job->groups)];
@@ -383,9 +408,9 @@ nib_status nib_gptq_run(const nib_launch *launch, const nib_gptq_request *reques
     nib_gptq_job     job;
     nib_gptq_scratch none;
     job_make(request, launch->workspace, &job);
-    const int64_t rows = request->dst->rows;
+    const int64_t rows = request->w->rows, group = group_of(request);
     const size_t  shared = lay_shared(NULL, rows, job.k, &(nib_gptq_job){ 0 });
-    const size_t  each = lay_scratch(NULL, job.f64, job.k, &none);
+    const size_t  each = lay_scratch(NULL, job.f64, job.k, group, &none);
     int64_t    plain_rows = 0;
     atomic_int stopped = 0;
     nib_blas_enter();
@@ -394,7 +419,7 @@ nib_status nib_gptq_run(const nib_launch *launch, const nib_gptq_request *reques
         nib_gptq_scratch s;
         nib_gptq_sums    own = { 0 };
         (void)lay_scratch((uint8_t *)launch->workspace + shared
-                              + (size_t)omp_get_thread_num() * each, job.f64, job.k, &s);
+                              + (size_t)omp_get_thread_num() * each, job.f64, job.k, group, &s);
 #pragma omp for schedule(dynamic)
         for (int64_t row = 0; row < rows; row += ROWS) {
             if (request->cancel && *request->cancel) stopped = 1;

@@ -16,18 +16,22 @@
 #define NIB_GPTQ_CPU_H
 
 #include "gptq_tune_cpu.h"
+#include "kernels/common/grid.h"
 #include "kernels/packed.h"
 
-/* How codes are rounded. PLAIN: to nearest even, where a zero keeps its sign or has its input's. */
-enum { NIB_GPTQ_ANY, NIB_GPTQ_PLAIN, NIB_GPTQ_E2M1 };
+/* How codes are rounded. PLAIN: to nearest even, where a zero keeps its sign or has its input's.
+ * INTEGER: by steps. */
+enum { NIB_GPTQ_ANY, NIB_GPTQ_PLAIN, NIB_GPTQ_E2M1, NIB_GPTQ_INTEGER };
 
 typedef struct nib_gptq_job {
     const nib_gptq_request *request;
-    nib_tensor_math math;
+    nib_tensor_math math;       /* of a format */
+    nib_grid        grid;       /* of integers */
     int             f64, kind;
     int             keep; /* PLAIN, E2M1: a zero keeps its sign */
     int             by_hessian, fresh, full, divide;
-    int64_t         k, groups, ld; /* ld: not a power of two, which caches do not like */
+    int64_t         k, ld;      /* ld: not a power of two, which caches do not like */
+    int64_t         block, groups; /* inputs that share a scale, or a step; of them in a row */
     int32_t        *segments;   /* where segments of steps begin, with k at the end */
     double         *pivot_sq;   /* by column of d: R^2; and what was added to H's diagonal */
     double         *extra;
@@ -44,7 +48,8 @@ typedef struct nib_gptq_scratch {
     void    *h;       /* the Hessian of a block of inputs, NIB_MAX_BLOCK apart, both triangles */
     void    *spare;   /* k reals */
     uint8_t *codes;   /* rows x k, by step */
-    uint8_t *scales;  /* groups x NIB_GPTQ_ROWS */
+    uint8_t *scales;  /* groups x NIB_GPTQ_ROWS; */
+    float   *steps, *lows; /* or, of integers, s and lo - z */
     double   error[NIB_GPTQ_ROWS];
 } nib_gptq_scratch;
 
@@ -58,7 +63,21 @@ typedef struct nib_gptq_loops {
     void (*scales)(const nib_gptq_job *job, nib_gptq_scratch *s, int rows);
 } nib_gptq_loops;
 
-size_t nib_gptq_need_cpu(nib_real real, int64_t rows, int64_t k, int32_t threads);
+/* ---- gptq_steps_cpu.c: integers, where gptq_cpu.c has formats ---- */
+
+void nib_gptq_integers_make(nib_gptq_job *job);
+/* to, a row's reals, less the values that the packed row holds. */
+void nib_gptq_integers_subtract(const nib_gptq_job *job, int64_t row, void *to);
+/* The plain rounding's steps of a tile, 1 for rows from rows to padded. */
+void nib_gptq_integers_take(const nib_gptq_job *job, nib_gptq_scratch *s, int64_t row, int rows,
+                            int padded);
+/* Row r of a tile, its codes by input, to row row. */
+void nib_gptq_integers_store(const nib_gptq_job *job, const nib_gptq_scratch *s, int64_t row, int r,
+                             const uint8_t *codes);
+
+/* ---- the backend's entries ---- */
+
+size_t nib_gptq_need_cpu(nib_real real, int64_t rows, int64_t k, int64_t group, int32_t threads);
 nib_status nib_gptq_measure_cpu(const nib_launch *launch, const nib_gptq_request *request,
                                 nib_gptq_sums *sums);
 nib_status nib_gptq_run(const nib_launch *launch, const nib_gptq_request *request,

@@ -81,16 +81,15 @@ static inline void NAME(hessian_of)(const nib_hessian *h, const int32_t *order, 
         }
 }
 
-/* d h d^T of n inputs' errors under each lane's scale. kind: the job's, as a constant. */
+/* d h d^T of n inputs' errors under each lane's units. kind: the job's, as a constant. */
 static inline __attribute__((always_inline)) void
 NAME(weighted_as)(int kind, const nib_gptq_job *job, const NAME(lanes) *w, int n, const REAL *h,
-                  const uint8_t *bytes, REAL *loss)
+                  const float *factor, const float *step, REAL *loss)
 {
     NAME(lanes) d[NIB_MAX_BLOCK];
-    float_lanes factor, step, x, q;
+    float_lanes x, q;
     uint8_t code[NIB_GPTQ_LANES];
     NAME(wide) sum = { 0 };
-    units_of(job, bytes, factor, step);
     for (int c = 0; c < n; c++) {
 #pragma omp simd
         for (int l = 0; l < NAME(L); l++) x[l] = (float)w[c][l];
@@ -114,12 +113,19 @@ NAME(weighted_as)(int kind, const nib_gptq_job *job, const NAME(lanes) *w, int n
 }
 
 static void NAME(weighted)(const nib_gptq_job *job, const NAME(lanes) *w, int n, const REAL *h,
-                           const uint8_t *bytes, REAL *loss)
+                           const float *factor, const float *step, REAL *loss)
 {
     switch (job->kind) {
-    case NIB_GPTQ_E2M1:  NAME(weighted_as)(NIB_GPTQ_E2M1, job, w, n, h, bytes, loss); break;
-    case NIB_GPTQ_PLAIN: NAME(weighted_as)(NIB_GPTQ_PLAIN, job, w, n, h, bytes, loss); break;
-    default:             NAME(weighted_as)(NIB_GPTQ_ANY, job, w, n, h, bytes, loss); break;
+    case NIB_GPTQ_E2M1:
+        NAME(weighted_as)(NIB_GPTQ_E2M1, job, w, n, h, factor, step, loss);
+        break;
+    case NIB_GPTQ_PLAIN:
+        NAME(weighted_as)(NIB_GPTQ_PLAIN, job, w, n, h, factor, step, loss);
+        break;
+    case NIB_GPTQ_INTEGER:
+        NAME(weighted_as)(NIB_GPTQ_INTEGER, job, w, n, h, factor, step, loss);
+        break;
+    default: NAME(weighted_as)(NIB_GPTQ_ANY, job, w, n, h, factor, step, loss); break;
     }
 }
 
@@ -128,7 +134,7 @@ static void NAME(choose)(const nib_gptq_job *job, const NAME(lanes) *w, int n, c
                          uint8_t *bytes)
 {
     const int e4m3 = job->math.rules.e4m3_scale;
-    float_lanes amax = { 0 };
+    float_lanes amax = { 0 }, factor, step;
     NAME(lanes) least, loss;
     uint8_t base[NIB_GPTQ_LANES], tried[NIB_GPTQ_LANES];
     for (int c = 0; c < n; c++)
@@ -149,14 +155,16 @@ static void NAME(choose)(const nib_gptq_job *job, const NAME(lanes) *w, int n, c
 
     const int first = e4m3 ? 1 : 0, last = e4m3 ? (int)NIB_E4M3_LAST : 254;
     const int tries = job->full ? last - first + 2 : nib_mse_candidates(e4m3);
-    NAME(weighted)(job, w, n, h, base, least);
+    units_of(job, base, factor, step);
+    NAME(weighted)(job, w, n, h, factor, step, least);
     for (int i = 1; i < tries; i++) {
         for (int l = 0; l < NAME(L); l++) { /* base again changes nothing */
             const int byte = job->full ? first + i - 1
                            : (int)base[l] + nib_mse_offset(job->math.rules.element, e4m3, i);
             tried[l] = byte < first || byte > last ? base[l] : (uint8_t)byte;
         }
-        NAME(weighted)(job, w, n, h, tried, loss);
+        units_of(job, tried, factor, step);
+        NAME(weighted)(job, w, n, h, factor, step, loss);
         for (int l = 0; l < NAME(L); l++) {
             const int better = loss[l] < least[l];
             bytes[l] = better ? tried[l] : bytes[l];
@@ -165,13 +173,51 @@ static void NAME(choose)(const nib_gptq_job *job, const NAME(lanes) *w, int n, c
     }
 }
 
+/* The same of integers: s and lo - z by the dynamic rule, of the group's range or one of those
+ * inside. */
+static void NAME(choose_steps)(const nib_gptq_job *job, const NAME(lanes) *w, int n, const REAL *h,
+                               float *steps, float *lows)
+{
+    const nib_step_request *const r = &job->request->step;
+    nib_grid_range range[NIB_GPTQ_LANES] = { { 0.0f, 0.0f } };
+    float_lanes factor, low;
+    NAME(lanes) least, loss;
+    for (int c = 0; c < n; c++)
+        for (int l = 0; l < NAME(L); l++) range[l] = nib_grid_range_add(range[l], (float)w[c][l]);
+    for (int i = 0; i < (job->by_hessian ? NIB_GRID_SHRINKS : 1); i++) {
+        for (int l = 0; l < NAME(L); l++) {
+            const nib_step step = nib_step_dynamic(&job->grid, r->asymmetric, (int)r->rule, 1.0f,
+                                                   nib_grid_shrunk(range[l], i));
+            factor[l] = step.s;
+            low[l] = step.low;
+        }
+        if (job->by_hessian) NAME(weighted)(job, w, n, h, factor, low, loss);
+        for (int l = 0; l < NAME(L); l++) {
+            if (i && !(loss[l] < least[l])) continue;
+            steps[l] = factor[l];
+            lows[l] = low[l];
+            if (job->by_hessian) least[l] = loss[l];
+        }
+    }
+}
+
+/* Of the group that begins with weight first, into the scratch. */
+static void NAME(choose_at)(const nib_gptq_job *job, nib_gptq_scratch *s, const NAME(lanes) *w,
+                            int n, int64_t first, int row)
+{
+    const int64_t at = first / job->block * NIB_GPTQ_ROWS + row;
+    if (job->kind == NIB_GPTQ_INTEGER)
+        NAME(choose_steps)(job, w, n, s->h, s->steps + at, s->lows + at);
+    else NAME(choose)(job, w, n, s->h, s->scales + at);
+}
+
 /* Steps [first, last) for the rows from row on. */
 static inline __attribute__((always_inline)) void
 NAME(block_as)(int kind, const nib_gptq_job *job, nib_gptq_scratch *s, int row, int64_t first,
                int64_t last, int64_t segment)
 {
     const nib_gptq_factor *const f = job->request->factor;
-    const int64_t k = job->k, ld = job->ld, block = job->math.rules.block;
+    const int64_t k = job->k, ld = job->ld, block = job->block;
     const int count = (int)(last - first);
     const REAL *const before = (const REAL *)s->before + row * NAME(STEPS), *const a = s->a;
     REAL *const tile = (REAL *)s->d + row * ld + k - last;
@@ -193,8 +239,7 @@ NAME(block_as)(int kind, const nib_gptq_job *job, nib_gptq_scratch *s, int row, 
             if (job->by_hessian)
                 NAME(hessian_of)(job->request->hessian, f->order, first + j0, j1 - j0, s->h);
             NAME(settle)((const NAME(lanes) *)target, (const NAME(lanes) *)d, a, j0, j1, now);
-            NAME(choose)(job, (const NAME(lanes) *)now, j1 - j0, s->h,
-                         s->scales + f->order[first + j0] / block * NIB_GPTQ_ROWS + row);
+            NAME(choose_at)(job, s, (const NAME(lanes) *)now, j1 - j0, f->order[first + j0], row);
         }
         for (int j = j0; j < j1; j++) {
             const int64_t column = k - 1 - first - j;
@@ -202,7 +247,7 @@ NAME(block_as)(int kind, const nib_gptq_job *job, nib_gptq_scratch *s, int row, 
                            j - j0);
 #pragma omp simd
             for (int l = 0; l < NAME(L); l++) x[l] = (float)target[j][l];
-            units_of(job, s->scales + f->order[first + j] / block * NIB_GPTQ_ROWS + row, factor,
+            units_at(job, kind, s, f->order[first + j] / block * NIB_GPTQ_ROWS + row, factor,
                      step);
             round_lanes(job, kind, x, factor, step, code[j], q);
             const REAL square = (REAL)job->pivot_sq[column], extra = (REAL)job->extra[column];
@@ -233,6 +278,9 @@ static void NAME(block)(const nib_gptq_job *job, nib_gptq_scratch *s, int rows, 
         case NIB_GPTQ_PLAIN:
             NAME(block_as)(NIB_GPTQ_PLAIN, job, s, row, first, last, segment);
             break;
+        case NIB_GPTQ_INTEGER:
+            NAME(block_as)(NIB_GPTQ_INTEGER, job, s, row, first, last, segment);
+            break;
         default: NAME(block_as)(NIB_GPTQ_ANY, job, s, row, first, last, segment); break;
         }
     }
@@ -241,7 +289,7 @@ static void NAME(block)(const nib_gptq_job *job, nib_gptq_scratch *s, int rows, 
 static void NAME(scales)(const nib_gptq_job *job, nib_gptq_scratch *s, int rows)
 {
     const int64_t k = job->k;
-    const int block = job->math.rules.block;
+    const int block = (int)job->block;
     NAME(lanes) w[NIB_MAX_BLOCK];
     for (int64_t g = 0; g < job->groups; g++) {
         const int n = k - g * block < block ? (int)(k - g * block) : block;
@@ -250,7 +298,7 @@ static void NAME(scales)(const nib_gptq_job *job, nib_gptq_scratch *s, int rows)
             for (int l = 0; l < NAME(L); l++)
                 for (int c = 0; c < n; c++)
                     w[c][l] = ((const REAL *)s->d)[(row + l) * job->ld + g * block + c];
-            NAME(choose)(job, (const NAME(lanes) *)w, n, s->h, s->scales + g * NIB_GPTQ_ROWS + row);
+            NAME(choose_at)(job, s, (const NAME(lanes) *)w, n, g * block, row);
         }
     }
 }

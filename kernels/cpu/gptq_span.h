@@ -17,12 +17,47 @@ units_of(const nib_gptq_job *job, const uint8_t *bytes, float *factor, float *st
     }
 }
 
+/* The units of a group in use, at element at of the scratch's. Of integers: s and lo - z. */
+static inline __attribute__((always_inline)) void
+units_at(const nib_gptq_job *job, int kind, const nib_gptq_scratch *s, int64_t at, float *factor,
+         float *step)
+{
+    if (kind != NIB_GPTQ_INTEGER) {
+        units_of(job, s->scales + at, factor, step);
+        return;
+    }
+    memcpy(factor, s->steps + at, sizeof(float_lanes));
+    memcpy(step, s->lows + at, sizeof(float_lanes));
+}
+
+/* Codes and values of finite x by steps factor and step, which is lo - z. */
+static inline __attribute__((always_inline)) void
+round_integers(const nib_gptq_job *job, const float *x, const float *factor, const float *step,
+               uint8_t *code, float *value)
+{
+    const nib_grid grid = job->grid;
+    int32_t wide[NIB_GPTQ_LANES] __attribute__((aligned(64)));
+#pragma omp simd
+    for (int l = 0; l < NIB_GPTQ_LANES; l++) {
+        const nib_step unit = { factor[l], step[l], step[l] + (grid.hi - grid.lo), 0 };
+        const float v = nib_grid_integer(unit, x[l] / factor[l]);
+        value[l] = v * factor[l];
+        wide[l] = nib_step_code(&grid, step[l], v);
+    }
+#pragma omp simd
+    for (int l = 0; l < NIB_GPTQ_LANES; l++) code[l] = (uint8_t)wide[l];
+}
+
 /* nib_block_code and nib_block_value of finite x. kind: the job's, as a constant. */
 static inline __attribute__((always_inline)) void
 round_lanes(const nib_gptq_job *job, int kind, const float *x, const float *factor,
             const float *step, uint8_t *code, float *value)
 {
     const int divide = job->divide;
+    if (kind == NIB_GPTQ_INTEGER) {
+        round_integers(job, x, factor, step, code, value);
+        return;
+    }
     const nib_element_traits t =
         nib_element_traits_of(kind == NIB_GPTQ_E2M1 ? NIB_EL_E2M1 : job->math.rules.element);
     if (kind == NIB_GPTQ_ANY) {

@@ -36,7 +36,11 @@ __global__ void __launch_bounds__(NIB_GPTQ_THREADS) gptq_load(const GptqLayer g)
     const int64_t col = (int64_t)blockIdx.x * NIB_GPTQ_THREADS + threadIdx.x, r = blockIdx.y;
     if (col >= g.k) return;
     T x = (T)gptq_weight(g, r, col);
-    if (less) {
+    if (less && g.kind == GPTQ_INTEGER) {
+        const nib_step step = gptq_plain_step(g, (g.row + r) * g.groups + col / g.block);
+        const int q = nib_step_code_at(g.codes + (g.row + r) * g.codes_ld, g.bits, col);
+        x -= (T)((float)(q - step.z) * step.s);
+    } else if (less) {
         const int64_t at = nib_scale_index((nib_scale_layout)g.layout, g.row + r, col / g.block,
                                            g.groups);
         const uint32_t code = code_at(g, g.row + r, col);
@@ -148,14 +152,14 @@ nib_status one_float(const nib_launch *launch, const char *what, const float *fr
 
 } // namespace
 
-nib_status nib_cuda_gptq_layer(const nib_launch *launch, const nib_gptq_request *r, GptqLayer *g)
+/* What a format's rounding needs; fetches what the tensor's scale is made of. */
+static nib_status format_layer(const nib_launch *launch, const nib_gptq_request *r, GptqLayer *g)
 {
     const nib_packed *const dst = r->dst;
     const nib_block_rules   rules = nib_block_rules_of(dst->format, &r->quantize.rules,
                                                        r->quantize.scale_choice, r->w->dtype);
     nib_tensor_scales scales = { 1.0f, 1.0f };
     float             given;
-    *g = {};
     if (dst->tensor_scale && r->quantize.tensor_amax) {
         NIB_CUDA_TRY(one_float(launch, "tensor_amax", r->quantize.tensor_amax, &given));
         scales = nib_tensor_factors(&rules, given);
@@ -166,22 +170,43 @@ nib_status nib_cuda_gptq_layer(const nib_launch *launch, const nib_gptq_request 
     g->math = nib_tensor_math_of(&rules, scales);
     g->divide = nib_block_unit_of(&g->math, 1).divide;
     g->keep = rules.zero_sign == NIB_Z_KEEP;
-    g->plain_e2m1 = rules.element == NIB_EL_E2M1 && rules.ties == NIB_TIE_EVEN
-                 && (g->keep || rules.zero_sign == NIB_Z_INPUT);
+    g->kind = rules.element == NIB_EL_E2M1 && rules.ties == NIB_TIE_EVEN
+           && (g->keep || rules.zero_sign == NIB_Z_INPUT) ? GPTQ_E2M1 : GPTQ_ANY;
     g->full = r->scales == NIB_GPTQ_SCALES_HESSIAN_FULL;
     g->choice = (int)r->quantize.scale_choice;
-    g->w = r->w->data, g->w_ld = r->w->ld_elems, g->dtype = (int)r->w->dtype;
     g->codes = dst->codes, g->scales = dst->scales, g->codes_ld = dst->ld_codes_bytes;
-    g->k = dst->cols, g->block = rules.block, g->groups = nib_ceil_div(g->k, rules.block);
+    g->block = rules.block;
     g->layout = (int)dst->scale_layout, g->halves = dst->code_order == NIB_CODES_GGUF_HALVES;
     g->bits = nib_part_bits(dst->format);
-    g->h = r->hessian->data, g->h_ld = r->hessian->ld_elems;
-    g->l = r->factor->l, g->l_ld = r->factor->ld_elems, g->order = r->factor->order;
-    g->added = r->factor->added;
     if (rules.block <= GPTQ_MOST_BLOCK) return NIB_OK;
     if (launch->why) snprintf(launch->why, NIB_WHY_BYTES, "blocks of %d; on CUDA at most %d",
                               rules.block, (int)GPTQ_MOST_BLOCK);
     return NIB_ERR_UNSUPPORTED;
+}
+
+static void integer_layer(const nib_gptq_request *r, GptqLayer *g)
+{
+    const nib_packed_steps *const p = r->steps;
+    g->kind = GPTQ_INTEGER;
+    g->grid = nib_grid_of((int)r->step.element);
+    g->asymmetric = r->step.asymmetric, g->rule = (int)r->step.rule;
+    g->chooses = r->scales != NIB_GPTQ_SCALES_FROZEN;
+    g->codes = p->codes, g->codes_ld = p->ld_codes_bytes;
+    g->steps = p->steps, g->zeros = p->zeros;
+    g->block = (int)r->step.group, g->bits = nib_step_code_bits((int)r->step.element);
+}
+
+nib_status nib_cuda_gptq_layer(const nib_launch *launch, const nib_gptq_request *r, GptqLayer *g)
+{
+    *g = {};
+    if (r->steps) integer_layer(r, g);
+    else NIB_CUDA_TRY(format_layer(launch, r, g));
+    g->w = r->w->data, g->w_ld = r->w->ld_elems, g->dtype = (int)r->w->dtype;
+    g->k = r->w->cols, g->groups = nib_ceil_div(g->k, (int64_t)g->block);
+    g->h = r->hessian->data, g->h_ld = r->hessian->ld_elems;
+    g->l = r->factor->l, g->l_ld = r->factor->ld_elems, g->order = r->factor->order;
+    g->added = r->factor->added;
+    return NIB_OK;
 }
 
 void nib_cuda_gptq_rows(const nib_launch *launch, const GptqRoom &room, int64_t row, int64_t rows,
@@ -191,12 +216,16 @@ void nib_cuda_gptq_rows(const nib_launch *launch, const GptqRoom &room, int64_t 
     g->row = row, g->rows = rows;
     g->d = workspace + room.d;
     g->tile_codes = workspace + room.codes, g->tile_scales = workspace + room.scales;
+    if (g->chooses) {
+        g->tile_steps = (float *)(workspace + room.scales);
+        g->tile_lows = g->tile_steps + room.rows * g->groups;
+    }
     g->plain = (double *)(workspace + room.plain), g->swept = (double *)(workspace + room.swept);
 }
 
-size_t nib_cuda_gptq_need(nib_real real, int64_t rows, int64_t k, int32_t)
+size_t nib_cuda_gptq_need(nib_real real, int64_t rows, int64_t k, int64_t group, int32_t)
 {
-    return gptq_room(real, rows, k).bytes + 256;
+    return gptq_room(real, rows, k, group).bytes + 256;
 }
 
 nib_status nib_cuda_gptq_measure(const nib_launch *launch, const nib_gptq_request *request,
@@ -208,7 +237,8 @@ nib_status nib_cuda_gptq_measure(const nib_launch *launch, const nib_gptq_reques
     GptqLayer layer;
     NIB_CUDA_TRY(nib_cuda_gptq_layer(launch, request, &layer));
     Measure m = {};
-    m.launch = launch, m.h = h, m.room = gptq_room(h->real, rows, h->k);
+    m.launch = launch, m.h = h;
+    m.room = gptq_room(h->real, rows, h->k, nib_cuda_gptq_group(request));
     NIB_CUDA_TRY(h->real == NIB_REAL_F64 ? measure<double>(&m, &layer, rows)
                                          : measure<float>(&m, &layer, rows));
     NIB_CUDA_TRY(nib_cuda_end(launch, "gptq_measure"));

@@ -12,16 +12,25 @@
 #include "cublaslt.cuh"
 #include "gptq_job.cuh"
 
-#include "kernels/common/half.h"
+#include "kernels/common/grid.h"
 
 /* What a block of inputs has at most: no named format has more. */
 enum { GPTQ_MOST_BLOCK = 32 };
 
+/* How codes are rounded. E2M1: to nearest even, a zero's sign kept or its input's. */
+enum { GPTQ_ANY, GPTQ_E2M1, GPTQ_INTEGER, GPTQ_KINDS };
+
 struct GptqLayer {
     nib_tensor_math math;
-    int             plain_e2m1; /* E2M1 to nearest even, a zero's sign kept or its input's */
-    int             keep;       /* plain_e2m1: kept */
+    int             kind;
+    int             keep;       /* GPTQ_E2M1: a zero's sign is kept */
     int             divide, full, choice; /* of units; candidates of the HESSIAN scales; plain's */
+    /* integers */
+    nib_grid        grid;
+    int             asymmetric, rule;
+    float          *steps;      /* of the plain rounding, and what becomes of it */
+    int8_t         *zeros;
+    int             chooses;    /* steps are not the plain rounding's */
     /* weights and what they become */
     const void     *w;
     uint8_t        *codes, *scales;
@@ -36,7 +45,8 @@ struct GptqLayer {
     int64_t         row, rows;
     void           *d;           /* rows x k reals */
     uint8_t        *tile_codes;  /* rows x k, in the weights' order */
-    uint8_t        *tile_scales; /* rows x groups */
+    uint8_t        *tile_scales; /* rows x groups; */
+    float          *tile_steps, *tile_lows; /* or, of integers that chooses, s and lo - z */
     double         *plain, *swept; /* errors of all rows */
 };
 
@@ -47,7 +57,8 @@ struct GptqRoom {
 };
 
 /* Measuring needs sums and square, sweeping codes and scales: they share their place. */
-static inline GptqRoom gptq_room(nib_real real, int64_t rows, int64_t k)
+/* group: of integers, else 0. */
+static inline GptqRoom gptq_room(nib_real real, int64_t rows, int64_t k, int64_t group)
 {
     const size_t size = nib_cuda_real_bytes(real), panel = (size_t)NIB_GPTQ_PANEL;
     GptqRoom     r;
@@ -60,9 +71,16 @@ static inline GptqRoom gptq_room(nib_real real, int64_t rows, int64_t k)
     r.square = r.sums + nib_cuda_up256(high * panel * size);
     r.scales = r.codes + nib_cuda_up256(high * wide);
     const size_t measured = r.square + panel * panel * size;
-    const size_t sweeping = r.scales + high * (wide / 8 + 1);
+    const size_t sweeping = r.scales + high * (group ? (size_t)nib_ceil_div(k, group) * 8
+                                                     : wide / 8 + 1);
     r.bytes = nib_cuda_up256(measured > sweeping ? measured : sweeping);
     return r;
+}
+
+/* Of integers, else 0. */
+static inline int64_t nib_cuda_gptq_group(const nib_gptq_request *request)
+{
+    return request->steps ? request->step.group : 0;
 }
 
 /* All but the rows; fetches what the tensor's scale is made of. */
@@ -90,12 +108,33 @@ GPTQ_DEVICE float gptq_step(const GptqLayer &g, uint32_t byte)
     return nib_block_step(g.math.rules.e4m3_scale, byte, g.math.scales.decode);
 }
 
-/* The code of x, which is finite, and the value it stands for. */
-template <bool plain_e2m1>
+/* A group's step as the plain rounding wrote it. at: of all rows' groups. */
+GPTQ_DEVICE nib_step gptq_plain_step(const GptqLayer &g, int64_t at)
+{
+    return nib_step_make(&g.grid, g.steps[at], g.zeros ? (float)g.zeros[at] : 0.0f);
+}
+
+/* A row's step that was known before the first weight was rounded. */
+GPTQ_DEVICE nib_step gptq_frozen_step(const GptqLayer &g, int64_t row, int64_t group)
+{
+    if (!g.tile_steps) return gptq_plain_step(g, (g.row + row) * g.groups + group);
+    const int64_t at = row * g.groups + group;
+    return nib_step_make(&g.grid, g.tile_steps[at], g.grid.lo - g.tile_lows[at]);
+}
+
+/* The code of x, which is finite, and the value it stands for. Of integers factor is the step, and
+ * step lo - z. */
+template <int kind>
 GPTQ_DEVICE float gptq_rounded(const GptqLayer &g, float x, float factor, float step,
                                uint32_t *code)
 {
-    if (!plain_e2m1) {
+    if (kind == GPTQ_INTEGER) {
+        const nib_step unit = { factor, step, step + (g.grid.hi - g.grid.lo), 0 };
+        const float    v = nib_grid_integer(unit, x / factor);
+        *code = (uint32_t)nib_step_code(&g.grid, step, v) & 255u;
+        return v * factor;
+    }
+    if (kind == GPTQ_ANY) {
         const nib_block_unit unit = { factor, g.divide };
         *code = nib_block_code(&g.math, unit, x, 0, 0);
         return nib_block_value(g.math.rules.element, *code, step);

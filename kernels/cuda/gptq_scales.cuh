@@ -30,7 +30,7 @@ __device__ __forceinline__ int gptq_candidates(const GptqLayer &g, bool full)
 }
 
 /* nib_block_error of finite x, whose eight sums would lie in memory: their number is not known. */
-template <bool plain_e2m1>
+template <int kind>
 __device__ __forceinline__ float gptq_error(const GptqLayer &g, const float *x, int n,
                                             uint32_t byte, bool absolute)
 {
@@ -43,7 +43,7 @@ __device__ __forceinline__ float gptq_error(const GptqLayer &g, const float *x, 
             uint32_t code;
             if (first + i >= n) continue;
             const float v = x[first + i];
-            const float d = v - gptq_rounded<plain_e2m1>(g, v, factor, step, &code);
+            const float d = v - gptq_rounded<kind>(g, v, factor, step, &code);
             p[i] += absolute ? nib_abs(d) : d * d;
         }
     }
@@ -52,7 +52,7 @@ __device__ __forceinline__ float gptq_error(const GptqLayer &g, const float *x, 
 
 /* nib_block_search of the n elements of x, which all lanes can read, a candidate a lane. own: the
  * lane's element. */
-template <bool plain_e2m1>
+template <int kind>
 __device__ __forceinline__ uint32_t gptq_choose_plain(const GptqLayer &g, const float *x, float own,
                                                       int n, int lane)
 {
@@ -73,7 +73,7 @@ __device__ __forceinline__ uint32_t gptq_choose_plain(const GptqLayer &g, const 
                                   &g.math, 1.5f * nib_block_scale_value(&g.math, amax))
                             : gptq_candidate(g, full, base, i);
         if (tried < 0) continue;
-        const float error = gptq_error<plain_e2m1>(g, x, n, (uint32_t)tried,
+        const float error = gptq_error<kind>(g, x, n, (uint32_t)tried,
                                                    g.choice == NIB_SC_46_MAE);
         if (i != lane && !(error < least)) continue;
         least = error, best = i, byte = (uint32_t)tried;
@@ -92,13 +92,13 @@ __device__ __forceinline__ uint32_t gptq_choose_plain(const GptqLayer &g, const 
 }
 
 /* d h d^T of n elements v under a scale: lane i has element i, and row i of h's lower triangle. */
-template <class T, bool plain_e2m1>
+template <class T, int kind>
 __device__ __forceinline__ T gptq_weighted(const GptqLayer &g, T v, int n, const T *h, int lane,
                                            uint32_t byte)
 {
     uint32_t    code;
     const float factor = nib_block_unit_of(&g.math, byte).factor;
-    const float q = gptq_rounded<plain_e2m1>(g, (float)v, factor, gptq_step(g, byte), &code);
+    const float q = gptq_rounded<kind>(g, (float)v, factor, gptq_step(g, byte), &code);
     const T     d = v - (T)q;
     T           twice = (T)0, sum = (T)0;
     for (int b = 0; b + 1 < n; b++) {
@@ -111,7 +111,7 @@ __device__ __forceinline__ T gptq_weighted(const GptqLayer &g, T v, int n, const
 }
 
 /* The scale by the Hessian of the block's inputs, likewise. */
-template <class T, bool plain_e2m1>
+template <class T, int kind>
 __device__ __forceinline__ uint32_t gptq_choose_hessian(const GptqLayer &g, T v, int n, const T *h,
                                                         int lane)
 {
@@ -123,7 +123,7 @@ __device__ __forceinline__ uint32_t gptq_choose_hessian(const GptqLayer &g, T v,
     for (int i = 0; i < tries; i++) {
         const int byte = i ? gptq_candidate(g, g.full != 0, base, i) : (int)base;
         if (byte < 0) continue;
-        const T loss = gptq_weighted<T, plain_e2m1>(g, v, n, h, lane, (uint32_t)byte);
+        const T loss = gptq_weighted<T, kind>(g, v, n, h, lane, (uint32_t)byte);
         if (!i || loss < least) least = loss, best = (uint32_t)byte;
     }
     return best;

@@ -6,15 +6,13 @@
  *     each step                   round t, d = w - q, t += d A within      gptq_block, a warp a row
  *
  * A lane has every 32nd step of the block in registers, and the block's part of A is in shared
- * memory. Products and sums within a block are not fused: they are the CPU's, in its order. */
-#include "gptq_scales.cuh"
+ * memory: gptq_block.cuh. Products and sums within a block are not fused: they are the CPU's, in
+ * its order. */
+#include "gptq_block.cuh"
 
 #include <stdlib.h>
 
 namespace {
-
-enum { STEPS = NIB_GPTQ_STEPS, EACH = STEPS / 32, WARPS = NIB_GPTQ_WARPS };
-enum { FROZEN, FRESH, FRESH_HESSIAN }; /* how a block of threads gets scales */
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -37,7 +35,7 @@ __global__ void __launch_bounds__(NIB_GPTQ_THREADS) gptq_take_scales(const GptqL
 }
 
 /* Scales by the Hessian of the weights themselves. Blocks: a group along x, rows along y. */
-template <class T, bool plain_e2m1>
+template <class T, int kind>
 __global__ void __launch_bounds__(NIB_GPTQ_THREADS) gptq_scales(const GptqLayer g)
 {
     NIB_SHARED(T, h, [GPTQ_MOST_BLOCK][GPTQ_MOST_BLOCK]);
@@ -51,8 +49,27 @@ __global__ void __launch_bounds__(NIB_GPTQ_THREADS) gptq_scales(const GptqLayer 
     __syncthreads();
     if (r >= g.rows) return;
     const T v = lane < n ? (T)gptq_weight(g, r, col + lane) : (T)0;
-    const uint32_t byte = gptq_choose_hessian<T, plain_e2m1>(g, v, n, h[lane], lane);
+    const uint32_t byte = gptq_choose_hessian<T, kind>(g, v, n, h[lane], lane);
     if (!lane) g.tile_scales[r * g.groups + blockIdx.x] = (uint8_t)byte;
+}
+
+/* The same of integers. */
+template <class T>
+__global__ void __launch_bounds__(NIB_GPTQ_THREADS) gptq_choose_steps(const GptqLayer g)
+{
+    const int64_t col = (int64_t)blockIdx.x * g.block, left = g.k - col;
+    const int     n = left < g.block ? (int)left : g.block, lane = threadIdx.x % 32;
+    const int64_t r = (int64_t)blockIdx.y * WARPS + threadIdx.x / 32;
+    T             v[EACH];
+    int32_t       input[EACH];
+    if (r >= g.rows) return;
+    NIB_UNROLL
+    for (int i = 0; i < EACH; i++) {
+        const int t = lane + 32 * i;
+        input[i] = (int32_t)col + (t < n ? t : 0);
+        v[i] = t < n ? (T)gptq_weight(g, r, input[i]) : (T)0;
+    }
+    store_step(g, r, blockIdx.x, choose_step<T, true>(g, v, input, 0, n));
 }
 
 /* Byte b of n codes of a block, as nib_pack_codes has it. */
@@ -84,196 +101,54 @@ __global__ void __launch_bounds__(NIB_GPTQ_THREADS) gptq_finish(const GptqLayer 
         g.tile_scales[r * g.groups + at];
 }
 
+/* The same of integers. Blocks: units of 8 inputs along x, a row along y. */
+__global__ void __launch_bounds__(NIB_GPTQ_THREADS) gptq_finish_steps(const GptqLayer g, int guard)
+{
+    const int64_t unit = (int64_t)blockIdx.x * NIB_GPTQ_THREADS + threadIdx.x, r = blockIdx.y;
+    const int64_t row = g.row + r, col = unit * NIB_GRID_UNIT, group = col / g.block;
+    if (col >= g.k || (guard && !(g.swept[row] < g.plain[row]))) return;
+    const int64_t        left = g.k - col;
+    const int            n = left < NIB_GRID_UNIT ? (int)left : NIB_GRID_UNIT;
+    const uint8_t *const codes = g.tile_codes + r * g.k + col;
+    uint8_t *const       to = g.codes + row * g.codes_ld + col / 8 * g.bits;
+    for (int i = 0; i < n; i += 8 / g.bits) {
+        const uint32_t next = i + 1 < n ? codes[i + 1] : 0u;
+        if (g.bits == 8) to[i] = codes[i];
+        else to[i / 2] = (uint8_t)((codes[i] & 15u) | next << 4);
+    }
+    if (!g.tile_steps || col != group * g.block) return;
+    const int64_t at = row * g.groups + group, from = r * g.groups + group;
+    g.steps[at] = g.tile_steps[from];
+    if (g.zeros) g.zeros[at] = (int8_t)(g.grid.lo - g.tile_lows[from]);
+}
+
 /* ---- a block of steps ---- */
 
-/* Of A's part: element (s, t), s < t, lies at a[triangle_row(s) + t]. */
-__device__ __forceinline__ int triangle_row(int s) { return s * (2 * STEPS - s - 3) / 2 - 1; }
-
-enum { TRIANGLE = STEPS * (STEPS - 1) / 2 };
-
-/* The step of the block that the group of step c begins with. */
-__device__ __forceinline__ int group_begin(const GptqLayer &g, int64_t first, int c)
+/* Shared memory: A's part; but for integers the groups' Hessians, and 64 reals a warp. */
+template <class T> size_t shared_bytes(int kind, int scales, int block)
 {
-    const int32_t group = g.order[first + c] / g.block;
-    while (c > 0 && g.order[first + c - 1] / g.block == group) c--;
-    return c;
-}
-
-/* Where row i of the Hessian of the group that begins with step c lies: up to its diagonal. */
-__device__ __forceinline__ int hessian_row(const GptqLayer &g, int c, int i)
-{
-    return c * (g.block / 2 + 1) + i * (i + 1) / 2;
-}
-
-/* A's part, and of each step's row of its group's Hessian what comes up to it. */
-template <class T, int scales>
-__device__ __forceinline__ void load_shared(const GptqLayer &g, int64_t first, int count, T *a,
-                                            T *h)
-{
-    const T *const l = (const T *)g.l;
-    const int64_t  top = g.k - 1 - first;
-    for (int i = threadIdx.x; i < count * STEPS; i += NIB_GPTQ_THREADS) {
-        const int s = i / STEPS, t = i % STEPS;
-        if (s < t && t < count) a[triangle_row(s) + t] = l[(top - s) * g.l_ld + top - t];
-    }
-    if constexpr (scales == FRESH_HESSIAN) {
-        const T *const all = (const T *)g.h;
-        for (int c = threadIdx.x; c < count; c += NIB_GPTQ_THREADS) {
-            const int     begin = group_begin(g, first, c);
-            const int64_t p = g.order[first + c];
-            for (int j = begin; j <= c; j++) {
-                const int64_t q = g.order[first + j];
-                h[hessian_row(g, begin, c - begin) + j - begin] =
-                    p > q ? all[p * g.h_ld + q] : all[q * g.h_ld + p];
-            }
-        }
-    }
-}
-
-/* What a lane has of its steps: of lane + 32 r. */
-template <class T> struct Steps {
-    T       target[EACH], w[EACH];
-    float   factor[EACH], step[EACH];
-    int32_t input[EACH];
-};
-
-template <class T>
-__device__ __forceinline__ void set_scale(const GptqLayer &g, Steps<T> *s, int r, uint32_t byte)
-{
-    s->factor[r] = nib_block_unit_of(&g.math, byte).factor;
-    s->step[r] = gptq_step(g, byte);
-}
-
-template <class T, int scales>
-__device__ __forceinline__ void load_steps(const GptqLayer &g, int64_t row, int64_t first,
-                                           int count, Steps<T> *s)
-{
-    const T *const d = (const T *)g.d + row * g.k + g.k - 1 - first;
-    NIB_UNROLL
-    for (int r = 0; r < EACH; r++) {
-        const int  c = (int)threadIdx.x % 32 + 32 * r;
-        const bool in = c < count;
-        s->input[r] = in ? g.order[first + c] : 0;
-        s->target[r] = in ? d[-c] : (T)0;
-        s->w[r] = in ? (T)gptq_weight(g, row, s->input[r]) : (T)0;
-        s->factor[r] = s->step[r] = 0.0f;
-        if (scales == FROZEN && in)
-            set_scale(g, s, r, g.tile_scales[row * g.groups + s->input[r] / g.block]);
-    }
-}
-
-/* The scale of the group of n inputs that begins with step c: from what its targets would be if
- * none of them were rounded, which the published loop holds at this point. They differ from the
- * targets by what the weights' own changes carry on within the group. stage: 64 reals of the
- * warp's own. */
-template <class T, bool plain_e2m1, int scales>
-__device__ __forceinline__ void fresh_scale(const GptqLayer &g, int64_t row, int32_t group, int c,
-                                            int n, T *stage, const T *a, const T *h, Steps<T> *s)
-{
-    const int lane = threadIdx.x % 32;
-    __syncwarp(); /* what the last group's readers read */
-    NIB_UNROLL
-    for (int i = 0; i < EACH; i++) {
-        const int at = lane + 32 * i - c;
-        if (at >= 0 && at < n) stage[at] = s->target[i], stage[32 + at] = s->w[i];
-    }
-    __syncwarp();
-    T       now = lane < n ? stage[lane] : (T)0;
-    const T w = lane < n ? stage[32 + lane] : (T)0;
-    NIB_NO_UNROLL
-    for (int i = 0; i + 1 < n; i++) {
-        const T change = __shfl_sync(GPTQ_ALL_LANES, w - now, i);
-        if (lane > i && lane < n) now += change * a[triangle_row(c + i) + c + lane];
-    }
-    uint32_t byte;
-    if constexpr (scales == FRESH_HESSIAN) {
-        byte = gptq_choose_hessian<T, plain_e2m1>(g, now, n, h + hessian_row(g, c, lane), lane);
-    } else {
-        float *const x = (float *)stage;
-        __syncwarp();
-        if (lane < n) x[lane] = (float)now;
-        __syncwarp();
-        byte = gptq_choose_plain<plain_e2m1>(g, x, (float)now, n, lane);
-    }
-    NIB_UNROLL
-    for (int i = 0; i < EACH; i++) {
-        const int at = lane + 32 * i - c;
-        if (at >= 0 && at < n) set_scale(g, s, i, byte);
-    }
-    if (!lane) g.tile_scales[row * g.groups + group] = (uint8_t)byte;
-}
-
-/* Steps [c, end), those of register r: each lane rounds a step of its own, of which step c's is
- * right, and an earlier one's comes out as before. */
-template <class T, bool plain_e2m1, int r>
-__device__ __forceinline__ void take_steps(const GptqLayer &g, int c, int end, int count,
-                                           const T *a, Steps<T> *s)
-{
-    const int lane = threadIdx.x % 32;
-    NIB_NO_UNROLL
-    for (c = max(c, 32 * r); c < min(end, 32 * r + 32); c++) {
-        uint32_t    code;
-        const float q = gptq_rounded<plain_e2m1>(g, (float)s->target[r], s->factor[r], s->step[r],
-                                                 &code);
-        const T        d = __shfl_sync(GPTQ_ALL_LANES, s->w[r] - (T)q, c % 32);
-        const T *const part = a + triangle_row(c);
-        NIB_UNROLL
-        for (int i = r; i < EACH; i++) {
-            const int t = lane + 32 * i;
-            if (t > c && t < count) s->target[i] += d * part[t];
-        }
-    }
-}
-
-/* Codes and d of a lane's steps. Returns what they add to the row's error: of H', less what the
- * diagonal had added. */
-template <class T, bool plain_e2m1>
-__device__ __forceinline__ double store_steps(const GptqLayer &g, int64_t row, int64_t first,
-                                              int count, const Steps<T> &s)
-{
-    double error = 0.0;
-    NIB_UNROLL
-    for (int r = 0; r < EACH; r++) {
-        const int c = (int)threadIdx.x % 32 + 32 * r;
-        if (c >= count) continue;
-        uint32_t      code;
-        const float   q = gptq_rounded<plain_e2m1>(g, (float)s.target[r], s.factor[r], s.step[r],
-                                                   &code);
-        const int64_t col = g.k - 1 - first - c, p = s.input[r];
-        const double  pivot = (double)((const T *)g.l)[col * g.l_ld + col];
-        const T       own = ((const T *)g.h)[p * g.h_ld + p];
-        const T       e = s.target[r] - (T)q, d = s.w[r] - (T)q;
-        if (own != (T)0) /* dead inputs are no part of an error */
-            error += (double)(e * (e * (T)(pivot * pivot))) - (double)(d * (d * (T)g.added));
-        ((T *)g.d)[row * g.k + col] = d;
-        g.tile_codes[row * g.k + p] = (uint8_t)code;
-    }
-    return error;
-}
-
-/* Shared memory: A's part, the groups' Hessians, and 64 reals a warp. */
-template <class T> size_t shared_bytes(int scales, int block)
-{
+    if (kind == GPTQ_INTEGER) scales = FROZEN;
     const int hessians = scales == FRESH_HESSIAN ? STEPS * (block / 2 + 1) : 0;
     return (size_t)(TRIANGLE + hessians + (scales == FROZEN ? 0 : WARPS * 64)) * sizeof(T);
 }
 
 /* Steps [first, first + count) of g's rows, whose columns of d hold the targets; a group of inputs
  * after another where scales are fresh. Codes, d and errors are written, and fresh scales. */
-template <class T, bool plain_e2m1, int scales>
+template <class T, int kind, int scales>
 __global__ void __launch_bounds__(NIB_GPTQ_THREADS, 2) /* else registers are spilt for a third */
 gptq_block(const GptqLayer g, int64_t first, int count)
 {
     NIB_SHARED_DYNAMIC(dynamic);
     T *const      a = (T *)dynamic, *const h = a + TRIANGLE;
-    T *const      stage = h + (scales == FRESH_HESSIAN ? STEPS * (g.block / 2 + 1) : 0);
+    constexpr int shared = kind == GPTQ_INTEGER ? FROZEN : scales;
+    T *const      stage = h + (shared == FRESH_HESSIAN ? STEPS * (g.block / 2 + 1) : 0);
     const int     lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int64_t row = (int64_t)blockIdx.x * WARPS + warp;
-    load_shared<T, scales>(g, first, count, a, h);
+    load_shared<T, shared>(g, first, count, a, h);
     __syncthreads();
     if (row >= g.rows) return;
     Steps<T> s;
-    load_steps<T, scales>(g, row, first, count, &s);
+    load_steps<T, kind, scales>(g, row, first, count, &s);
     NIB_NO_UNROLL
     for (int c = 0, end; c < count; c = end) {
         end = count;
@@ -281,16 +156,19 @@ gptq_block(const GptqLayer g, int64_t first, int count)
             const int32_t group = g.order[first + c] / g.block;
             const int64_t left = g.k - (int64_t)group * g.block;
             const int     n = left < g.block ? (int)left : g.block;
-            fresh_scale<T, plain_e2m1, scales>(g, row, group, c, n, stage + 64 * warp, a, h, &s);
             end = c + n;
+            if constexpr (kind == GPTQ_INTEGER)
+                fresh_step<T, scales == FRESH_HESSIAN>(g, row, group, c, end, a, &s);
+            else
+                fresh_scale<T, kind, scales>(g, row, group, c, n, stage + 64 * warp, a, h, &s);
         }
         static_assert(EACH == 4, "these are all");
-        take_steps<T, plain_e2m1, 0>(g, c, end, count, a, &s);
-        take_steps<T, plain_e2m1, 1>(g, c, end, count, a, &s);
-        take_steps<T, plain_e2m1, 2>(g, c, end, count, a, &s);
-        take_steps<T, plain_e2m1, 3>(g, c, end, count, a, &s);
+        take_steps<T, kind, 0>(g, c, end, count, a, &s);
+        take_steps<T, kind, 1>(g, c, end, count, a, &s);
+        take_steps<T, kind, 2>(g, c, end, count, a, &s);
+        take_steps<T, kind, 3>(g, c, end, count, a, &s);
     }
-    double error = store_steps<T, plain_e2m1>(g, row, first, count, s);
+    double error = store_steps<T, kind>(g, row, first, count, s);
     for (int by = 16; by; by /= 2) error += __shfl_xor_sync(GPTQ_ALL_LANES, error, by);
     if (lane) return;
     double *const swept = g.swept + g.row + row;
@@ -303,15 +181,17 @@ gptq_block(const GptqLayer g, int64_t first, int count)
 
 typedef void (*block_kernel)(GptqLayer, int64_t, int);
 
-template <class T> block_kernel block_of(bool plain_e2m1, int scales)
+template <class T> block_kernel block_of(int kind, int scales)
 {
-    static const block_kernel all[2][3] = {
-        { gptq_block<T, false, FROZEN>, gptq_block<T, false, FRESH>,
-          gptq_block<T, false, FRESH_HESSIAN> },
-        { gptq_block<T, true, FROZEN>, gptq_block<T, true, FRESH>,
-          gptq_block<T, true, FRESH_HESSIAN> },
+    static const block_kernel all[GPTQ_KINDS][3] = {
+        { gptq_block<T, GPTQ_ANY, FROZEN>, gptq_block<T, GPTQ_ANY, FRESH>,
+          gptq_block<T, GPTQ_ANY, FRESH_HESSIAN> },
+        { gptq_block<T, GPTQ_E2M1, FROZEN>, gptq_block<T, GPTQ_E2M1, FRESH>,
+          gptq_block<T, GPTQ_E2M1, FRESH_HESSIAN> },
+        { gptq_block<T, GPTQ_INTEGER, FROZEN>, gptq_block<T, GPTQ_INTEGER, FRESH>,
+          gptq_block<T, GPTQ_INTEGER, FRESH_HESSIAN> },
     };
-    return all[plain_e2m1][scales];
+    return all[kind][scales];
 }
 
 struct Sweep {
@@ -369,12 +249,17 @@ template <class T> void start_rows(Sweep *s)
     const dim3 tiles((unsigned)g.groups, (unsigned)nib_ceil_div(g.rows, (int64_t)WARPS));
     NIB_LAUNCH(gptq_start<T>, by_col, NIB_GPTQ_THREADS, 0, stream, g);
     if (s->scales != FROZEN) return;
-    if (s->request->scales < NIB_GPTQ_SCALES_HESSIAN)
+    const bool by_hessian = s->request->scales >= NIB_GPTQ_SCALES_HESSIAN;
+    if (g.kind == GPTQ_INTEGER) {
+        if (by_hessian) NIB_LAUNCH(gptq_choose_steps<T>, tiles, NIB_GPTQ_THREADS, 0, stream, g);
+        return;
+    }
+    if (!by_hessian)
         NIB_LAUNCH(gptq_take_scales, by_group, NIB_GPTQ_THREADS, 0, stream, g);
-    else if (g.plain_e2m1)
-        NIB_LAUNCH((gptq_scales<T, true>), tiles, NIB_GPTQ_THREADS, 0, stream, g);
+    else if (g.kind == GPTQ_E2M1)
+        NIB_LAUNCH((gptq_scales<T, GPTQ_E2M1>), tiles, NIB_GPTQ_THREADS, 0, stream, g);
     else
-        NIB_LAUNCH((gptq_scales<T, false>), tiles, NIB_GPTQ_THREADS, 0, stream, g);
+        NIB_LAUNCH((gptq_scales<T, GPTQ_ANY>), tiles, NIB_GPTQ_THREADS, 0, stream, g);
 }
 
 template <class T> nib_status sweep_rows(Sweep *s)
@@ -394,15 +279,21 @@ template <class T> nib_status sweep_rows(Sweep *s)
     }
     const dim3 by_group((unsigned)nib_ceil_div(g.groups, (int64_t)NIB_GPTQ_THREADS),
                         (unsigned)g.rows);
-    NIB_LAUNCH(gptq_finish, by_group, NIB_GPTQ_THREADS, 0, stream, g, (int)s->request->guard);
+    const dim3 by_unit((unsigned)nib_ceil_div(g.k, (int64_t)NIB_GPTQ_THREADS * NIB_GRID_UNIT),
+                       (unsigned)g.rows);
+    if (g.kind == GPTQ_INTEGER)
+        NIB_LAUNCH(gptq_finish_steps, by_unit, NIB_GPTQ_THREADS, 0, stream, g,
+                   (int)s->request->guard);
+    else
+        NIB_LAUNCH(gptq_finish, by_group, NIB_GPTQ_THREADS, 0, stream, g, (int)s->request->guard);
     return NIB_OK;
 }
 
 template <class T> nib_status sweep(Sweep *s)
 {
     const int64_t rows = s->request->w->rows;
-    s->kernel = block_of<T>(s->layer.plain_e2m1 != 0, s->scales);
-    s->shared = shared_bytes<T>(s->scales, s->layer.block);
+    s->kernel = block_of<T>(s->layer.kind, s->scales);
+    s->shared = shared_bytes<T>(s->layer.kind, s->scales, s->layer.block);
     for (int64_t row = 0; row < rows; row += NIB_GPTQ_ROWS) {
         if (s->request->cancel && *(const volatile int32_t *)s->request->cancel)
             return NIB_ERR_CANCELLED;
@@ -434,14 +325,14 @@ nib_status sum_up(const Sweep &s, double *errors, nib_gptq_sums *sums)
     return NIB_OK;
 }
 
-template <class T> cudaError_t load_block(bool plain_e2m1, int scales)
+template <class T> cudaError_t load_block(int kind, int scales)
 {
     cudaFuncAttributes a;
-    const auto         kernel = block_of<T>(plain_e2m1, scales);
-    cudaError_t        error = cudaFuncGetAttributes(&a, (const void *)kernel);
+    const auto         kernel = block_of<T>(kind, scales);
+    cudaError_t error = cudaFuncGetAttributes(&a, (const void *)kernel);
     if (error != cudaSuccess) return error;
     return cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                (int)shared_bytes<T>(scales, GPTQ_MOST_BLOCK));
+                                (int)shared_bytes<T>(kind, scales, GPTQ_MOST_BLOCK));
 }
 
 } // namespace
@@ -454,7 +345,7 @@ nib_status nib_cuda_gptq_sweep(const nib_launch *launch, const nib_gptq_request 
     NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_PREPARE_GPTQ));
     Sweep s = {};
     s.launch = launch, s.request = request;
-    s.room = gptq_room(request->factor->real, rows, k);
+    s.room = gptq_room(request->factor->real, rows, k, nib_cuda_gptq_group(request));
     s.scales = scales == NIB_GPTQ_SCALES_FRESH           ? FRESH
              : scales == NIB_GPTQ_SCALES_HESSIAN_FRESH ? FRESH_HESSIAN : FROZEN;
     NIB_CUDA_TRY(nib_cuda_gptq_layer(launch, request, &s.layer));
@@ -480,15 +371,17 @@ cudaError_t nib_cuda_load_gptq_sweep()
     const void *const  kernels[] = {
         (const void *)gptq_start<float>, (const void *)gptq_start<double>,
         (const void *)gptq_take_scales, (const void *)gptq_finish,
-        (const void *)gptq_scales<float, false>, (const void *)gptq_scales<float, true>,
-        (const void *)gptq_scales<double, false>, (const void *)gptq_scales<double, true>,
+        (const void *)gptq_finish_steps, (const void *)gptq_choose_steps<float>,
+        (const void *)gptq_choose_steps<double>,
+        (const void *)gptq_scales<float, GPTQ_ANY>, (const void *)gptq_scales<float, GPTQ_E2M1>,
+        (const void *)gptq_scales<double, GPTQ_ANY>, (const void *)gptq_scales<double, GPTQ_E2M1>,
     };
     cudaError_t error = cudaSuccess;
     for (const void *kernel : kernels)
         if (error == cudaSuccess) error = cudaFuncGetAttributes(&a, kernel);
-    for (int i = 0; i < 6 && error == cudaSuccess; i++) {
-        error = load_block<float>(i % 2 != 0, i / 2);
-        if (error == cudaSuccess) error = load_block<double>(i % 2 != 0, i / 2);
+    for (int i = 0; i < 3 * GPTQ_KINDS && error == cudaSuccess; i++) {
+        error = load_block<float>(i / 3, i % 3);
+        if (error == cudaSuccess) error = load_block<double>(i / 3, i % 3);
     }
     return error;
 }

@@ -161,7 +161,8 @@ nib_status nib_cuda_gptq_factor(const nib_launch *launch, const nib_hessian *hes
                                 const nib_gptq_factor *factor, int64_t *minor);
 nib_status nib_cuda_hessian_inverse(const nib_launch *launch, const nib_hessian *hessian,
                                     double added, void *u, int64_t ld_elems, int64_t *minor);
-size_t     nib_cuda_gptq_need(nib_real real, int64_t rows, int64_t k, int32_t threads);
+size_t     nib_cuda_gptq_need(nib_real real, int64_t rows, int64_t k, int64_t group,
+                              int32_t threads);
 nib_status nib_cuda_gptq_measure(const nib_launch *launch, const nib_gptq_request *request,
                                  nib_gptq_sums *sums);
 nib_status nib_cuda_gptq_sweep(const nib_launch *launch, const nib_gptq_request *request,
@@ -177,8 +178,8 @@ cudaError_t nib_cuda_load_fakequant();
 cudaError_t nib_cuda_load_observe();
 cudaError_t nib_cuda_load_tensor_stats();
 cudaError_t nib_cuda_load_steps();
-cudaError_t nib_cuda_load_transform();
 cudaError_t nib_cuda_load_step_codes();
+cudaError_t nib_cuda_load_transform();
 cudaError_t nib_cuda_load_grouped(); /* and that of amax_cuda.cu: */
 cudaError_t nib_cuda_load_amax_grouped();
 cudaError_t nib_cuda_load_gemm();

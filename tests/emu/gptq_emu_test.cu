@@ -5,7 +5,7 @@
 #include "kernels/cuda/cusolver.cuh"
 #include "kernels/cuda/gptq_job.cuh"
 #include "kernels/common/half.h"
-#include "tests/emu/emu_test.h"
+#include "tests/emu/two_memories.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -25,49 +25,9 @@ struct Case {
     nib_code_order   codes = NIB_CODES_PAIRS;
     nib_scale_layout layout = NIB_SCALES_LINEAR;
     bool             guard = true, given = false; /* given: a tensor scale, not amax */
-};
-
-/* Memory where one of the two computes. */
-class Memory {
-public:
-    explicit Memory(bool cuda) : cuda_(cuda) {}
-    ~Memory()
-    {
-        for (void *p : all_) {
-            if (cuda_) cudaFree(p);
-            else free(p);
-        }
-    }
-    Memory(const Memory &) = delete;
-    Memory &operator=(const Memory &) = delete;
-    template <class T> T *put(const std::vector<T> &from)
-    {
-        void *const to = room(from.size() * sizeof(T));
-        if (cuda_)
-            EXPECT_CUDA(cudaMemcpy(to, from.data(), from.size() * sizeof(T),
-                                   cudaMemcpyHostToDevice));
-        else memcpy(to, from.data(), from.size() * sizeof(T));
-        return (T *)to;
-    }
-    template <class T> std::vector<T> get(const T *from, size_t n) const
-    {
-        std::vector<T> to(n);
-        if (cuda_) EXPECT_CUDA(cudaMemcpy(to.data(), from, n * sizeof(T), cudaMemcpyDeviceToHost));
-        else memcpy(to.data(), from, n * sizeof(T));
-        return to;
-    }
-    void *room(size_t bytes)
-    {
-        void *p = nullptr;
-        if (cuda_) EXPECT_CUDA(cudaMalloc(&p, bytes));
-        else p = aligned_alloc(64, (bytes + 63) / 64 * 64);
-        all_.push_back(p);
-        return p;
-    }
-
-private:
-    bool                cuda_;
-    std::vector<void *> all_;
+    int64_t          group = 0; /* not 0: integers by steps */
+    nib_step_element element = NIB_INT4;
+    bool             asymmetric = false;
 };
 
 /* A layer's weights and the sum of x x^T of inputs that hang together; input 5 is dead. */
@@ -142,7 +102,7 @@ Outcome run(bool cuda, const Case &c, const Input &in, bool inverse,
     f.l = m.put(std::vector<uint8_t>((size_t)(c.k * ld * size), 0xff));
     f.order = m.put(std::vector<int32_t>((size_t)c.k, -1));
     f.added = 0.01 * in.mean, f.order_kind = c.order;
-    const int block = nib_part_block(c.format);
+    const int block = c.group ? (int)c.group : nib_part_block(c.format);
 #define TRY(call) do { o.status = (call); if (o.status != NIB_OK) return o; } while (0)
     TRY(ops->gptq_order(&launch, &h, c.order, block, &f));
     TRY(ops->gptq_factor(&launch, &h, f.added, &f, &o.minor));
@@ -161,6 +121,34 @@ Outcome run(bool cuda, const Case &c, const Input &in, bool inverse,
     }
     nib_matrix w = {};
     w.data = m.put(in.w), w.dtype = c.dtype, w.rows = c.rows, w.cols = c.k, w.ld_elems = ld;
+    nib_gptq_request r = {};
+    r.hessian = &h, r.factor = &f, r.w = &w;
+    r.scales = c.scales, r.guard = c.guard, r.cancel = cancel;
+    launch.workspace_bytes = ops->gptq_need(c.real, c.rows, c.k, c.group, 1);
+    launch.workspace = m.room(launch.workspace_bytes);
+    if (c.group) {
+        nib_packed_steps p = {};
+        p.size = sizeof p, p.element = c.element, p.asymmetric = c.asymmetric;
+        p.step_rule = NIB_STEP_BF16, p.rows = c.rows, p.cols = c.k, p.group = c.group;
+        p.ld_codes_bytes = nib_step_codes_row_bytes(c.element, c.k) + 5;
+        const size_t codes = (size_t)(c.rows * p.ld_codes_bytes);
+        const size_t steps = (size_t)(c.rows * nib_ceil_div(c.k, c.group));
+        p.codes = m.put(std::vector<uint8_t>(codes, 0xa5));
+        p.steps = m.put(std::vector<float>(steps, -1.0f));
+        int8_t *const zeros = m.put(std::vector<int8_t>(steps, 99));
+        if (c.asymmetric) p.zeros = zeros;
+        r.step.element = p.element, r.step.asymmetric = c.asymmetric, r.step.rule = p.step_rule;
+        r.step.group = c.group, r.step.steps_out = p.steps, r.step.zeros_out = p.zeros;
+        r.steps = &p;
+        TRY(ops->quantize_steps(&launch, &w, &r.step, &p));
+        if (c.guard) TRY(ops->gptq_measure(&launch, &r, &o.measured));
+        TRY(ops->gptq_sweep(&launch, &r, &o.swept));
+        o.codes = m.get(p.codes, codes);
+        o.scales = m.get((const uint8_t *)p.steps, steps * 4);
+        const std::vector<uint8_t> z = m.get((const uint8_t *)zeros, steps);
+        o.scales.insert(o.scales.end(), z.begin(), z.end());
+        return o;
+    }
     nib_packed dst = {};
     dst.size = sizeof dst, dst.format = c.format, dst.rows = c.rows, dst.cols = c.k;
     dst.code_order = c.codes, dst.scale_layout = c.layout;
@@ -169,17 +157,13 @@ Outcome run(bool cuda, const Case &c, const Input &in, bool inverse,
     const size_t scales = (size_t)nib_scales_bytes(c.format, c.layout, c.rows, c.k);
     dst.codes = m.put(std::vector<uint8_t>(codes, 0xa5));
     dst.scales = m.put(std::vector<uint8_t>(scales, 0xa5));
-    nib_gptq_request r = {};
     if (nib_part_has_tensor_scale(c.format)) {
         dst.tensor_scale = m.put(std::vector<float>{ in.amax / 2000 });
         if (!c.given) r.quantize.tensor_amax = m.put(std::vector<float>{ in.amax });
     }
     EXPECT(nib_rules_fill(c.preset, c.format, &r.quantize.rules) == NIB_OK, "rules");
     r.quantize.scale_choice = c.choice;
-    r.hessian = &h, r.factor = &f, r.w = &w, r.dst = &dst;
-    r.scales = c.scales, r.guard = c.guard, r.cancel = cancel;
-    launch.workspace_bytes = ops->gptq_need(c.real, c.rows, c.k, 1);
-    launch.workspace = m.room(launch.workspace_bytes);
+    r.dst = &dst;
     TRY(ops->quantize(&launch, &w, &r.quantize, &dst));
     if (c.guard) TRY(ops->gptq_measure(&launch, &r, &o.measured));
     TRY(ops->gptq_sweep(&launch, &r, &o.swept));
@@ -313,6 +297,41 @@ NIB_TEST(CudaGptq, TakesEveryFormat)
     }
 }
 
+/* Integers by steps: groups shorter and longer than a warp, and than a block of steps. */
+NIB_TEST(CudaGptq, TakesIntegers)
+{
+    if (lacks_libraries()) SKIP("cuSOLVER or OpenBLAS cannot be opened");
+    each_schedule([] {
+        for (const int64_t group : { 8, 40, 128 }) {
+            for (int order = 0; order < 3; order++) {
+                Case c;
+                c.group = group, c.order = (nib_gptq_order)order, c.asymmetric = order != 1;
+                c.k = group == 8 ? 42 : 140;
+                c.element = order == 2 ? NIB_INT8 : NIB_INT4;
+                check(c);
+                if (order == NIB_GPTQ_ACT) continue;
+                c.scales = NIB_GPTQ_SCALES_FRESH;
+                check(c);
+                c.rows = 3, c.scales = NIB_GPTQ_SCALES_HESSIAN_FRESH;
+                check(c);
+                c.scales = NIB_GPTQ_SCALES_HESSIAN;
+                check(c);
+            }
+        }
+    });
+}
+
+NIB_TEST(CudaGptq, TakesLongGroupsOfIntegers)
+{
+    if (lacks_libraries()) SKIP("cuSOLVER or OpenBLAS cannot be opened");
+    Case c;
+    c.group = 160, c.k = 300, c.rows = 3, c.dtype = NIB_BF16, c.guard = false;
+    check(c);
+    c.real = NIB_REAL_F32, c.tokens = 400, c.group = 64, c.scales = NIB_GPTQ_SCALES_FRESH;
+    c.order = NIB_GPTQ_GROUP_AWARE;
+    check(c);
+}
+
 NIB_TEST(CudaGptq, TakesEveryRequest)
 {
     if (lacks_libraries()) SKIP("cuSOLVER or OpenBLAS cannot be opened");
@@ -348,7 +367,7 @@ NIB_TEST(CudaGptq, WorkspaceIsWhatTheHeaderSays)
                 const int64_t r = real ? 8 : 4, tile = rows < 4096 ? rows : 4096;
                 const int64_t most = tile * (k * (r + 1) + k / 8 + 512 * r + 1) + 16 * rows
                                    + (7 << 20);
-                const int64_t need = (int64_t)nib_cuda_gptq_need(real, rows, k, 0);
+                const int64_t need = (int64_t)nib_cuda_gptq_need(real, rows, k, 0, 0);
                 EXPECT(need <= most && need >= tile * k * (r + 1) + 16 * rows,
                        "%lld x %lld: %lld, not %lld", (long long)rows, (long long)k,
                        (long long)need, (long long)most);
