@@ -362,6 +362,28 @@ NIB_TEST(OnDeviceGptqSteps, RefusesBadInput)
     request_close(&r, "good", 0);
 }
 
+/* gptq.h's formula; and a tile of weights and its steps for each thread. */
+NIB_TEST(OnDeviceGptqSteps, WorkspaceIsWhatTheHeaderSays)
+{
+    static const int64_t shapes[][3] = { { 1, 1, 8 }, { 128, 128, 32 }, { 1000, 64, 1 << 20 },
+                                         { 4096, 4096, 128 }, { 33, 14336, 64 }, { 257, 999, 24 } };
+    GPTQ_RUNNERS_OR_SKIP(list, n);
+    if (runner_is_cuda(list[n - 1])) SKIP("the formula is the CPU's");
+    for (int i = 0; i < 6 * 2 * 3; i++) {
+        const int64_t rows = shapes[i % 6][0], k = shapes[i % 6][1], group = shapes[i % 6][2];
+        const nib_real real = (nib_real)(i / 6 % 2);
+        const int64_t r = real == NIB_REAL_F64 ? 8 : 4, threads = 1 << i / 12;
+        const int64_t g = (k + group - 1) / group;
+        const int64_t tiles = (rows + 255) / 256, t = threads < tiles ? threads : tiles;
+        const int64_t most = t * (257 * k * (r + 1) + 2048 * g + 80000 * r + 1024) + 8 * rows
+                           + 17 * k + 1024;
+        const int64_t bytes = (int64_t)nib_gptq_steps_workspace_bytes(
+            list[0]->device, real, rows, k, group, (int32_t)threads);
+        EXPECT(bytes <= most && bytes >= t * (256 * k * r + 2048 * g), "%lld x %lld by %lld: %lld",
+               (long long)rows, (long long)k, (long long)group, (long long)bytes);
+    }
+}
+
 /* Fresh steps of more inputs than are brought up to date at a time. */
 NIB_TEST(OnDeviceGptqSteps, RefusesFreshStepsOfLongGroups)
 {

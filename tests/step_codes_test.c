@@ -189,6 +189,37 @@ NIB_TEST(StepCodes, AreWhatTheHeaderSays)
     nib_device_close(device);
 }
 
+/* What step_codes.h says of pack-quantized: word i of a row is the sum over its elements j of
+ * (q_j - lo) << bits * j. */
+NIB_TEST(StepCodes, AreWordsOfPackQuantized)
+{
+    enum { COLS = 32 };
+    const nib_device_options options = { .size = sizeof options, .backend = NIB_BACKEND_CPU };
+    nib_device *device = NULL;
+    random_state = 304;
+    OK(nib_device_open(&options, &device));
+    const nib_exec exec = { .size = sizeof exec, .device = device };
+    for (int bits = 4; bits <= 8; bits += 4) {
+        const int low = -(1 << (bits - 1)), each = 32 / bits;
+        float x[COLS], step = 1;
+        uint8_t codes[COLS];
+        for (int j = 0; j < COLS; j++) x[j] = (float)(low + (int)(next_random() >> (32 - bits)));
+        const nib_matrix src = { x, NIB_F32, 1, COLS, COLS };
+        const nib_packed_steps p = { sizeof p, (nib_step_element)(16 + bits), 0, NIB_STEP_F32, 1,
+                                     COLS, COLS, codes, COLS, &step, NULL };
+        OK(nib_quantize_steps(&exec, &src, 1, &p));
+        for (int i = 0; i < COLS / each; i++) {
+            uint32_t right = 0, got = 0;
+            for (int j = 0; j < each; j++)
+                right |= (uint32_t)((int)x[i * each + j] - low) << bits * j;
+            for (int b = 0; b < 4; b++)
+                got |= (uint32_t)(codes[4 * i + b] ^ (bits == 4 ? 0x88 : 0x80)) << 8 * b;
+            EXPECT(got == right, "%d bits, word %d is %08x, not %08x", bits, i, got, right);
+        }
+    }
+    nib_device_close(device);
+}
+
 NIB_TEST(StepCodes, Sizes)
 {
     EXPECT(nib_step_codes_row_bytes(NIB_INT4, 9) == 5 && nib_step_codes_row_bytes(NIB_INT2, 8) == 4

@@ -5,6 +5,10 @@
  * instead of values. What is written decodes to what nib_fake_quantize_steps gives, bit for bit.
  * Formats whose blocks have scale bytes are format.h's.
  *
+ * compressed-tensors' pack-quantized stores q - lo in little-endian words: where a row's codes are
+ * whole words, its weight_packed is these bytes, each ^ 0x88 for INT4 and ^ 0x80 for INT8, its
+ * weight_scale these steps, which rules BF16 and F16 make what a file holds.
+ *
  * All that steps.h says of elements, groups, steps, zero points, special elements, and that
  * quantize.h says of exec, matrices, memory and asynchrony, holds here too. No output may overlap
  * an input or another output. */

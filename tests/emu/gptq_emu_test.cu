@@ -371,6 +371,9 @@ NIB_TEST(CudaGptq, WorkspaceIsWhatTheHeaderSays)
                 EXPECT(need <= most && need >= tile * k * (r + 1) + 16 * rows,
                        "%lld x %lld: %lld, not %lld", (long long)rows, (long long)k,
                        (long long)need, (long long)most);
+                const int64_t steps = (int64_t)nib_cuda_gptq_need(real, rows, k, 24, 0);
+                EXPECT(steps <= most - tile * (k / 8) + tile * nib_ceil_div(k, 24) * 8,
+                       "%lld x %lld by 24: %lld", (long long)rows, (long long)k, (long long)steps);
             }
         }
     }
