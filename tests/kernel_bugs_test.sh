@@ -96,6 +96,10 @@ lanes_left_out         steps_cuda.cu      -                 forward OnDeviceStep
     s/o = team \/ 2; o; o \/= 2\) sum/o = team \/ 4; o; o \/= 2) sum/
 quotient_of_inf        steps_job.cuh      steps_cuda.cu     forward OnDeviceSteps*
     s/0x5d80u/0x7f80u/
+step_nibbles_turned    step_codes_cuda.cu -                 forward OnDeviceStepCodes*
+    s/\(code\[i\] \& 15u\) << i \* 4/(code[i] \& 15u) << (i ^ 1) * 4/
+step_lanes_forgotten   step_codes_cuda.cu -                 forward OnDeviceStepCodes*
+    s/o = team \/ 2; o;/o = team \/ 4; o;/
 product_scale_of_row_g gemm_decode.cuh    gemm_small_cuda.cu forward OnDeviceGemm*
     s/i % 2 \* 2 \+ h\)/i % 2 * 2)/
 product_bias_of_gate   gemm_job.cuh       gemm_tile_cuda.cu forward OnDeviceGemm*
@@ -114,11 +118,15 @@ product_chunk_end_lost gemm_tile_cuda.cu  -                 forward OnDeviceGemm
     s/in_chunk == 0 \|\| u \+ 1 == left/in_chunk == 0/
 product_top_off_by_one gemm_exact_cuda.cu -                 forward OnDeviceGemm*
     s/- 127 - 13/- 127 - 12/
-gptq_errors_misplaced  gptq_sweep_cuda.cu -                 forward OnDeviceGptqBackends.*
+gptq_errors_misplaced  gptq_block.cuh     gptq_sweep_cuda.cu forward OnDeviceGptqBackends.*
     s/triangle_row\(c\);/triangle_row(c) + 1;/
-gptq_next_step_spared gptq_sweep_cuda.cu -                 forward OnDeviceGptqBackends.*
+gptq_next_step_spared  gptq_block.cuh     gptq_sweep_cuda.cu forward OnDeviceGptqBackends.*
     s/if \(t > c \&\&/if (t > c + 1 \&\&/
-gptq_stage_too_early   gptq_sweep_cuda.cu -                 tsan    OnDeviceGptqBackends.*
+gptq_group_unsettled   gptq_block.cuh     gptq_sweep_cuda.cu forward OnDeviceGptqSteps.StepsBy*
+    s/now\[i\] \+= change/now[i] -= change/
+gptq_steps_of_codes    gptq_sweep_cuda.cu -                 forward OnDeviceGptqSteps.StepsBy*
+    s/col != group \* g\.block/col != group/
+gptq_stage_too_early   gptq_block.cuh     gptq_sweep_cuda.cu tsan    OnDeviceGptqBackends.*
     /^    __syncwarp\(\);$/d
 gptq_part_too_early    gptq_sweep_cuda.cu -                 forward OnDeviceGptqBackends.*
     /^    __syncthreads\(\);$/d
