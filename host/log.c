@@ -153,6 +153,7 @@ void nib_log_call(const nib_exec *exec, const nib_launch *launch, const char *op
             add(&l, " --gradient %s",
                 args->fake->gradient == NIB_FAKE_CLAMP ? "clamp" : "identity");
         add(&l, " --mask %s", args->fake->mask ? "bits" : "none");
+        if (args->fake->scales) add(&l, " --layout %s", layout_name(args->fake->scale_layout));
     }
     if (p || args->relayout)
         add(&l, " --layout %s", layout_name(p ? p->scale_layout : args->to));

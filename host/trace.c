@@ -156,6 +156,10 @@ static trace_payload payload_of(const nib_trace_args *args)
         .bytes_written = plus(plus(matrix_bytes(a.writes), weights_bytes(a.packs_weights)),
                               plus(packed_bytes(a.packs), packed_bytes(a.packs_too))),
     };
+    if (a.scales && plain) {
+        const int64_t given = nib_scales_bytes(p.format, a.from, plain->rows, plain->cols);
+        p.bytes_read = plus(p.bytes_read, given > 0 ? given : 0);
+    }
     if (a.writes_row_amax) p.bytes_written = times(p.rows, (int64_t)sizeof(float));
     if (a.relayout) {
         p.bytes_read = scale_bytes(a.from, a.rows, a.cols);

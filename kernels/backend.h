@@ -55,6 +55,9 @@ typedef struct nib_fake_request {
     nib_fake_gradient    gradient;
     uint8_t             *mask;          /* forward: written, backward: read; or NULL */
     int64_t              ld_mask_bytes;
+    const uint8_t       *scales;        /* given; NULL: by quantize. With them its scale_rows is 1
+                                           and its scale_choice only that of a tensor scale */
+    nib_scale_layout     scale_layout;
 } nib_fake_request;
 
 /* Of nib_observe_stats and nib_observe_histogram; kernels/common/observe.h says the same. */

@@ -92,10 +92,11 @@ NIB_TEST(Log, EachCallBecomesALineThatRepeatsIt)
     expect_repeats(log, "dequantize", "--batch 3");
     expect_repeats(log, "amax", "--batch 3");
     free(log);
-    log = log_of("fake_quantize fake_quantize_backward --profile --no-verify --isa portable"
-                 " --rows 6 --cols 8 --threads 2 --format mxfp4 --dtype f16 --rules ocp --mask bits"
-                 " --gradient clamp", "bench");
+    log = log_of("fake_quantize fake_quantize_given fake_quantize_backward --profile --no-verify"
+                 " --isa portable --rows 6 --cols 8 --threads 2 --format mxfp4 --dtype f16"
+                 " --rules ocp --mask bits --gradient clamp --layout swizzled", "bench");
     expect_repeats(log, "fake_quantize", "--mask bits");
+    expect_repeats(log, "fake_quantize_given", "--mask bits --layout swizzled");
     expect_repeats(log, "fake_quantize_backward", "--gradient clamp --mask bits");
     free(log);
     log = log_of("fake_quantize_backward --profile --no-verify --isa portable --rows 6 --cols 40"

@@ -1,5 +1,6 @@
 /* qbench_op_fakequant.c: fake-quantization and its gradient, held against a copy of the matrix,
  * which reads and writes as many bytes. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "qbench_ops.h"
@@ -57,6 +58,8 @@ static nib_status fake_options_of(const nib_qb_call *call, fake_options *o)
         .gradient = (nib_fake_gradient)call->c->value[NIB_QB_GRADIENT],
         .mask = call->part[MASK],
         .ld_mask_bytes = mask_row_bytes(call->c),
+        .scales = call->part[NIB_QB_SCALES],
+        .scale_layout = (nib_scale_layout)call->c->value[NIB_QB_LAYOUT],
     };
     return nib_qb_quantize_options(call, &o->rules, &o->quantize);
 }
@@ -73,6 +76,47 @@ const nib_qb_op nib_qb_fake_quantize = {
     .name = "fake_quantize", .help = "values as quantized, in one pass; source bytes",
     .axes = FAKE_AXES | NIB_QB_AXIS(ROUNDING), .limit = &nib_qb_limit_copy,
     .bytes = nib_qb_matrix_bytes, .layout = forward_layout, .fill = source_fill,
+    .run = forward_run, .distance = nib_qb_matrix_distance,
+};
+
+/* ---- by given scales ---- */
+
+static nib_status given_layout(const nib_qb_case *c, nib_qb_part *part)
+{
+    const int64_t bytes = nib_scales_bytes((nib_format)c->value[NIB_QB_FORMAT],
+                                           (nib_scale_layout)c->value[NIB_QB_LAYOUT],
+                                           c->value[NIB_QB_ROWS], c->value[NIB_QB_COLS]);
+    if (bytes < 0 || forward_layout(c, part) != NIB_OK) return NIB_ERR_SHAPE;
+    part[NIB_QB_SCALES] = (nib_qb_part){ bytes, NIB_QB_WEIGHT };
+    return NIB_OK;
+}
+
+/* The scales that quantizing the source gives. */
+static nib_status given_fill(const nib_qb_call *call)
+{
+    fake_options o;
+    const nib_matrix src = matrix_at(call, SOURCE);
+    const nib_format format = (nib_format)call->c->value[NIB_QB_FORMAT];
+    const int64_t row_bytes = nib_codes_row_bytes(format, src.cols);
+    nib_status status = source_fill(call);
+    if (status == NIB_OK) status = fake_options_of(call, &o);
+    if (status != NIB_OK) return status;
+    uint8_t *codes = malloc((size_t)(src.rows * row_bytes) + 1);
+    if (!codes) return NIB_ERR_OUT_OF_MEMORY;
+    const nib_packed packed = {
+        .size = sizeof packed, .format = format, .scale_layout = o.fake.scale_layout,
+        .rows = src.rows, .cols = src.cols, .codes = codes, .ld_codes_bytes = row_bytes,
+        .scales = call->part[NIB_QB_SCALES], .tensor_scale = call->part[NIB_QB_TENSOR],
+    };
+    status = nib_quantize(call->exec, &src, &o.quantize, &packed);
+    free(codes);
+    return status;
+}
+
+const nib_qb_op nib_qb_fake_quantize_given = {
+    .name = "fake_quantize_given", .help = "the same by given block scales; source bytes",
+    .axes = FAKE_AXES | NIB_QB_AXIS(ROUNDING) | NIB_QB_AXIS(LAYOUT), .limit = &nib_qb_limit_copy,
+    .bytes = nib_qb_matrix_bytes, .layout = given_layout, .fill = given_fill,
     .run = forward_run, .distance = nib_qb_matrix_distance,
 };
 

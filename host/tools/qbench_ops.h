@@ -23,7 +23,8 @@ nib_status nib_qb_quantize_options(const nib_qb_call *call, nib_rules *rules,
                                    nib_quantize_options *options);
 
 extern const nib_qb_op nib_qb_quantize_both;
-extern const nib_qb_op nib_qb_fake_quantize, nib_qb_fake_quantize_backward;
+extern const nib_qb_op nib_qb_fake_quantize, nib_qb_fake_quantize_given,
+    nib_qb_fake_quantize_backward;
 extern const nib_qb_op nib_qb_observe_range, nib_qb_observe_range_rows, nib_qb_observe_histogram,
     nib_qb_observe_ema, nib_qb_observe_stats;
 extern const nib_qb_op nib_qb_steps, nib_qb_steps_rows, nib_qb_steps_given, nib_qb_steps_backward;

@@ -43,10 +43,30 @@ typedef struct nib_fake_options {
                                                   behind the row's end. Any alignment */
     int64_t                     ld_mask_bytes; /* bytes from one row of mask to the next; not read
                                                   when mask is NULL */
+    const uint8_t              *scales;        /* NULL, or where the device computes: block scales
+                                                  that are given, see below. Options of a size
+                                                  without these two members have NULL */
+    nib_scale_layout            scale_layout;  /* of scales; not read when scales is NULL */
 } nib_fake_options;
 
+/* Given scales are nib_scales_bytes(format, scale_layout, rows, cols) bytes as in a nib_packed, at
+ * any alignment, such as a checkpoint's beside its tensor scale. An element is rounded by its
+ * block's byte as nib_quantize rounds by the byte that it stores, and the step of that byte makes
+ * its value and says whether it is clamped. So with the bytes that nib_quantize writes for the same
+ * src, quantize and tensor scale all is bit for bit what it is without them.
+ *
+ * Elements have no say in their scale: those that are not finite are rounded as under
+ * NIB_NONFINITE_SATURATE. Of the rules, element, ties and zero_sign are read, and tensor where
+ * there is a tensor_amax. quantize->scale_choice and scale_rows have nothing to choose, but that
+ * four-over-six makes a tensor scale of tensor_amax by its own M.
+ *
+ * A byte that is NaN makes all of its block NaN. In a block of step 0 (E4M3 byte 0; E8M0's is
+ * 2^-127) every value is a zero, with the sign of its code, but those of codes that are NaN. The
+ * sign bit of an E4M3 byte is not read, and padding neither. */
+
 /* dst = dequantize(quantize(src)): bit for bit what nib_quantize and nib_dequantize make, with the
- * same options and tensor scale. In one pass; nothing but dst and mask is written.
+ * same options and tensor scale, or by given scales. In one pass; nothing but dst and mask is
+ * written.
  *
  *   src      rows x cols. Its dtype is the source of the rules that ask for one
  *   options  mask: NULL, or out: which elements are not clamped; bytes between a row's mask and
@@ -56,10 +76,11 @@ typedef struct nib_fake_options {
  *
  * Returns what nib_quantize returns for src and options->quantize, and NIB_ERR_ARGUMENT for
  * options NULL, a size smaller than the first version's, an invalid format, an unknown gradient,
- * a tensor scale that is missing or one too many, or dst->data == src->data with another dtype or
- * ld_elems; NIB_ERR_SHAPE if the sizes of src and dst differ, or for ld_mask_bytes below
- * ceil(cols / 8) or rows * ld_mask_bytes over INT64_MAX; NIB_ERR_ALIGNMENT for a tensor_scale that
- * is not aligned to 4. rows == 0 or cols == 0 succeeds and writes nothing. */
+ * a tensor scale that is missing or one too many, scales of an unknown layout, or dst->data ==
+ * src->data with another dtype or ld_elems; NIB_ERR_SHAPE if the sizes of src and dst differ, for
+ * ld_mask_bytes below ceil(cols / 8), or for rows * ld_mask_bytes or given scales over INT64_MAX
+ * bytes; NIB_ERR_ALIGNMENT for a tensor_scale that is not aligned to 4. rows == 0 or cols == 0
+ * succeeds and writes nothing. */
 nib_status nib_fake_quantize(const nib_exec *exec, const nib_matrix *src,
                              const nib_fake_options *options, const nib_matrix *dst);
 
@@ -69,7 +90,8 @@ nib_status nib_fake_quantize(const nib_exec *exec, const nib_matrix *src,
  *   src       what nib_fake_quantize read. Not read for NIB_FAKE_IDENTITY, or when there is a
  *             mask: may be NULL then, and is checked all the same if it is not
  *   options   as for the forward pass. NIB_FAKE_CLAMP with mask: in: what the forward pass wrote.
- *             Without: the same bits are made again from src; scales do not depend on the rounding
+ *             Without: the same bits are made again from src; scales do not depend on the rounding,
+ *             and given ones are read again
  *   grad_in   out, rows x cols, any dtype. May be grad_out: the same data, dtype and ld_elems
  *
  * An element that passes is grad_out's, bit for bit if the dtypes are equal, else converted: to

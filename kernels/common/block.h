@@ -136,9 +136,16 @@ NIB_HD uint32_t nib_scale_nan_byte(int e4m3_scale)
     return e4m3_scale ? NIB_E4M3_NAN : NIB_E8M0_NAN;
 }
 
+/* A scale byte that anybody may have written: an E4M3's sign bit is not read. */
+NIB_HD uint32_t nib_scale_given(int e4m3_scale, uint32_t byte)
+{
+    return e4m3_scale ? byte & 0x7f : byte;
+}
+
 NIB_HD float nib_scale_to_f32(int e4m3_scale, uint32_t byte)
 {
-    return e4m3_scale ? nib_e4m3_to_f32(byte & 0x7f) : nib_e8m0_to_f32(byte);
+    byte = nib_scale_given(e4m3_scale, byte);
+    return e4m3_scale ? nib_e4m3_to_f32(byte) : nib_e8m0_to_f32(byte);
 }
 
 /* What one unit of a code is worth. t is 1 for formats without a tensor scale: exact. */

@@ -173,10 +173,10 @@ static inline __attribute__((always_inline)) int is_unusual(const measure_range 
     return _mm256_movemask_ps(_mm256_or_ps(range->lost, high)) || !_mm256_movemask_ps(enough);
 }
 
-/* Scales and factors of a chunk's groups; factors gets one for each 16 elements. searched: the
- * scales are in out already. */
+/* Scales and factors of a chunk's groups; factors gets one for each 16 elements. known: the scales
+ * are in out already. */
 static inline __attribute__((always_inline)) void
-scales(const nib_tensor_math *m, int dtype, int block, int divide, int searched,
+scales(const nib_tensor_math *m, int dtype, int block, int divide, int known,
        const __m256i *amax, int groups, float *factors, chunk_out *out, chunk_measure *measure)
 {
     __m256 outside = _mm256_setzero_ps(), sinks = outside;
@@ -185,7 +185,7 @@ scales(const nib_tensor_math *m, int dtype, int block, int divide, int searched,
     for (int g = 0; g < groups; g++) {
         const __m256 a = _mm256_castsi256_ps(amax[g]);
         uint8_t *const at = out->scales + g * GROUP;
-        const __m256i byte = searched ? _mm256_cvtepu8_epi32(_mm_loadl_epi64((__m128i *)at))
+        const __m256i byte = known ? _mm256_cvtepu8_epi32(_mm_loadl_epi64((__m128i *)at))
                            : m->rules.e4m3_scale ? nib_e4m3_scales8(m, a)
                                                  : nib_e8m0_scales8(m, a);
         const __m256 f = nib_block_factors8(m, byte);
@@ -292,10 +292,11 @@ codes(int dtype, int divides, int clamps, int kind, const nib_codes_rules *rules
     measure->found = found;
 }
 
-/* Scales and factors of a chunk by the request, and how its codes are to be made. */
+/* Scales and factors of a chunk by the request, and how its codes are to be made. given: NULL, or
+ * the scales' bytes. */
 static inline __attribute__((always_inline)) path
 chunk_scales(const nib_quantize_job *job, int dtype, int block, const uint8_t *x, int groups,
-             float *factors, chunk_out *out, chunk_measure *measure)
+             const uint8_t *given, float *factors, chunk_out *out, chunk_measure *measure)
 {
     const nib_block_rules *r = &job->math.rules;
     const int divide = r->e4m3_scale && r->factor != NIB_E_RECIPROCAL;
@@ -307,13 +308,14 @@ chunk_scales(const nib_quantize_job *job, int dtype, int block, const uint8_t *x
                                        : amaxes(dtype, block, 0, x, groups, amax);
     if (measure)
         measure->zeros = zeros ? nib_measure_zeros(dtype, x, groups * GROUP * block) : 0;
-    if (job->choice == NIB_SC_AMAX) {
+    if (!given && job->choice == NIB_SC_AMAX) {
         scales_by_rules(&job->math, dtype, block, divide, amax, groups, factors, out, measure);
     } else {
         uint32_t bits[CHUNK / 16];
         memcpy(bits, amax, (size_t)groups * sizeof *amax);
-        nib_search_blocks(&job->math, job->choice, dtype, block, x, bits, groups * GROUP,
-                          out->scales);
+        if (given) memcpy(out->scales, given, (size_t)(groups * GROUP));
+        else nib_search_blocks(&job->math, job->choice, dtype, block, x, bits, groups * GROUP,
+                               out->scales);
         scales(&job->math, dtype, block, divide, 1, amax, groups, factors, out, measure);
     }
     /* Without a 0 among the quotients, all have the sign of their element. */
@@ -341,7 +343,7 @@ chunk(const nib_quantize_job *job, int dtype, int block, const uint8_t *x, int g
       chunk_out *out, chunk_measure *measure)
 {
     float factors[CHUNK / 16];
-    const path p = chunk_scales(job, dtype, block, x, groups, factors, out, measure);
+    const path p = chunk_scales(job, dtype, block, x, groups, NULL, factors, out, measure);
     const nib_codes_rules rules = nib_codes_rules_of(&job->math.rules);
     const int n = groups * GROUP * block;
 #define CODES(divides, clamps, kind) \

@@ -1,6 +1,6 @@
 /* fakequant_avx2.c: fake-quantize E2M1 by blocks of 16 and 32, nearest rounding. Scales are those
- * of chunk_avx2.h; a code is looked up while it is still in a register. All else is the plain C of
- * fakequant_span.h, compiled for AVX2. */
+ * of chunk_avx2.h, or given; a code is looked up while it is still in a register. All else is the
+ * plain C of fakequant_span.h, compiled for AVX2. */
 #include "avx2_cpu.h"
 
 #if defined(__x86_64__)
@@ -79,39 +79,70 @@ static inline void chunk_steps(const nib_fake_job *job, int block, int groups, c
     }
 }
 
-/* Whole groups of blocks. again: the blocks that were left for plain C; x is then copied to saved,
- * if that is not NULL, before a value is written. */
+/* Whole groups of blocks. given: NULL, or the scales' bytes. again: in: 0, or blocks that plain C
+ * will do; out: all that are left for it. x is then copied to saved, if that is not NULL, before a
+ * value is written. */
 static inline __attribute__((always_inline)) void
 fake_chunk(const nib_fake_job *job, int dtype, int block, const uint8_t *x, int groups,
-           const fake_out *out, uint8_t *saved, uint64_t *again)
+           const uint8_t *given, const fake_out *out, uint8_t *saved, uint64_t *again)
 {
     float factors[CHUNK / 16], steps[CHUNK / 16];
     chunk_out scales;
-    const path p = chunk_scales(&job->quantize, dtype, block, x, groups, factors, &scales, NULL);
+    const path p = chunk_scales(&job->quantize, dtype, block, x, groups, given, factors,
+                                &scales, NULL);
     const nib_codes_rules rules = nib_codes_rules_of(&job->quantize.math.rules);
     const int n = groups * GROUP * block;
     chunk_steps(job, block, groups, &scales, steps);
-    *again = scales.again;
-    if (scales.again && saved) memcpy(saved, x, (size_t)n * (dtype == NIB_DT_F32 ? 4 : 2));
+    *again |= scales.again;
+    if (*again && saved) memcpy(saved, x, (size_t)n * (dtype == NIB_DT_F32 ? 4 : 2));
 #define VALUES(divides, clamps, kind) \
     values(dtype, divides, clamps, kind, &rules, x, n, factors, steps, out)
     SWITCH_PATH(p, VALUES)
 #undef VALUES
 }
 
-typedef void (*fake_function)(const nib_fake_job *, const uint8_t *, int, const fake_out *,
-                              uint8_t *, uint64_t *);
+typedef void (*fake_function)(const nib_fake_job *, const uint8_t *, int, const uint8_t *,
+                              const fake_out *, uint8_t *, uint64_t *);
 
 #define FAKE_FUNCTION(name, dtype, block)                                                    \
     static void name(const nib_fake_job *job, const uint8_t *x, int groups,                  \
-                     const fake_out *out, uint8_t *saved, uint64_t *again)                   \
-    { fake_chunk(job, dtype, block, x, groups, out, saved, again); }
+                     const uint8_t *given, const fake_out *out, uint8_t *saved,              \
+                     uint64_t *again)                                                        \
+    { fake_chunk(job, dtype, block, x, groups, given, out, saved, again); }
 FAKE_FUNCTION(fake_f32_16, NIB_DT_F32, 16)
 FAKE_FUNCTION(fake_f32_32, NIB_DT_F32, 32)
 FAKE_FUNCTION(fake_f16_16, NIB_DT_F16, 16)
 FAKE_FUNCTION(fake_f16_32, NIB_DT_F16, 32)
 FAKE_FUNCTION(fake_bf16_16, NIB_DT_BF16, 16)
 FAKE_FUNCTION(fake_bf16_32, NIB_DT_BF16, 32)
+
+/* The bytes of count blocks from block k on, a multiple of 4, with others behind them. Returns
+ * which of them are NaN: nib_block_steps8 does not know. */
+static uint64_t given_bytes(const nib_fake_job *job, int64_t row, int64_t k, int count,
+                            uint8_t *bytes)
+{
+    const int e4m3 = job->quantize.math.rules.e4m3_scale;
+    const int64_t scale_cols = job->quantize.scale_cols;
+    uint64_t nan = 0;
+    memset(bytes, 1, CHUNK / 16);
+    if (job->scale_layout == NIB_SCALES_LINEAR) {
+        memcpy(bytes, job->scales + row * scale_cols + k, (size_t)count);
+    } else {
+        for (int i = 0; i < count; i += 4)
+            memcpy(bytes + i, job->scales + nib_swizzle_128x4(row, k + i, scale_cols),
+                   (size_t)(count - i < 4 ? count - i : 4));
+    }
+    for (int i = 0; i < CHUNK / 16; i += 32) {
+        __m256i *const at = (__m256i *)(void *)(bytes + i);
+        const __m256i v = _mm256_and_si256(
+            _mm256_loadu_si256(at), _mm256_set1_epi8((char)nib_scale_given(e4m3, 0xff)));
+        const __m256i is_nan = _mm256_cmpeq_epi8(v,
+                                                 _mm256_set1_epi8((char)nib_scale_nan_byte(e4m3)));
+        _mm256_storeu_si256(at, v);
+        nan |= (uint64_t)(uint32_t)_mm256_movemask_epi8(is_nan) << i;
+    }
+    return nan;
+}
 
 /* n elements from column col on, at most a chunk, which begins at a multiple of one. */
 static void fake_chunk_at(const nib_fake_job *job, fake_function function, int64_t row,
@@ -123,13 +154,16 @@ static void fake_chunk_at(const nib_fake_job *job, fake_function function, int64
     const int to_size = job->dst->dtype == NIB_F32 ? 4 : 2;
     const uint8_t *x = nib_matrix_at(job->src, row, col);
     uint8_t saved[CHUNK * 4], padded_values[CHUNK * 4], padded_mask[CHUNK / 8];
-    uint64_t again;
+    uint8_t bytes[CHUNK / 16];
+    const uint8_t *given = job->scales ? bytes : NULL;
+    uint64_t again = 0;
     fake_out out = { nib_matrix_at(job->dst, row, col),
                      job->mask ? job->mask + row * job->ld_mask + col / 8 : NULL,
                      (int)job->dst->dtype, stream };
 
+    if (given) again = given_bytes(job, row, col / block, (n + block - 1) / block, bytes);
     if (n == whole) {
-        function(job, x, groups, &out, job->in_place ? saved : NULL, &again);
+        function(job, x, groups, given, &out, job->in_place ? saved : NULL, &again);
         if (job->in_place) x = saved;
     } else { /* an unfinished group: with zeros behind it, in buffers of our own */
         const fake_out real = out;
@@ -137,7 +171,7 @@ static void fake_chunk_at(const nib_fake_job *job, fake_function function, int64
         memset(saved + n * size, 0, (size_t)((whole - n) * size));
         x = saved;
         out = (fake_out){ padded_values, out.mask ? padded_mask : NULL, out.dtype, 0 };
-        function(job, x, groups, &out, NULL, &again);
+        function(job, x, groups, given, &out, NULL, &again);
         memcpy(real.values, padded_values, (size_t)(n * to_size));
         if (real.mask) {
             if (n % 8) padded_mask[n / 8] &= (uint8_t)((1 << n % 8) - 1);

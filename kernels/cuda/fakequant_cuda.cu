@@ -2,8 +2,8 @@
  *
  * fake_e2m1: quantize_e2m1's blocks, whose values a thread makes of its 16 elements without a code;
  * with gradient it makes only the mask, and sees grad_out through it. fake_any: a thread a block,
- * whatever the rules. fake_pass and fake_pass_any: gradients without a look at the source, straight
- * through or by a mask that the forward pass kept.
+ * whatever the rules; fake_given: the same by scales that are given. fake_pass and fake_pass_any:
+ * gradients without a look at the source, straight through or by a mask that the forward pass kept.
  *
  * dst may be src, and grad_in grad_out: a thread reads all of its block, its partner's half too,
  * before either writes, by loads that are not read-only.
@@ -131,6 +131,22 @@ fake_any(const __grid_constant__ FakeJob job)
     }
 }
 
+/* A thread a block, by its scale's byte. Grid as above. */
+template <bool gradient>
+__global__ void __launch_bounds__(NIB_FAKE_ANY_THREADS, NIB_FAKE_ANY_PER_SM)
+fake_given(const __grid_constant__ FakeJob job)
+{
+    const int64_t k = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (k >= job.scale_cols) return;
+    const nib_tensor_math math = nib_tensor_math_of(&job.rules, tensor_scales(job, job.rules, 0));
+    for (unsigned tile = blockIdx.y; tile < job.row_tiles; tile += gridDim.y) {
+        const int64_t row = (int64_t)tile * blockDim.y + threadIdx.y;
+        if (row < job.rows) {
+            fake_row<PLAIN_ANY, gradient>(job, math, given_block(job, math, row, k), row, 0);
+        }
+    }
+}
+
 /* grad and out of one dtype of size bytes, aligned to 16 in every row. A mask's byte is 8 elements.
  * grid  x: tiles of a row, y: rows, strided */
 template <int size, bool masked>
@@ -210,7 +226,9 @@ static FakeJob job_of(const nib_matrix *src, const nib_matrix *grad,
     job.backward = request->quantize.tensor_amax != nullptr;
     job.round = nib_e8m0_round(&job.rules);
     job.codes_rules = nib_code_rules(&job.rules);
-    job.tensor_scale = (float *)request->tensor_scale; /* only read */
+    job.tensor_scale = (float *)request->tensor_scale; /* only read, and so are scales */
+    job.scales = (uint8_t *)request->scales;
+    job.swizzled = request->scale_layout == NIB_SCALES_SWIZZLED_128X4;
     job.tensor_amax = request->quantize.tensor_amax;
     job.random = request->quantize.random;
     job.rows = job.padded_rows = out->rows;
@@ -248,7 +266,7 @@ static fake_kernel fast_kernel(const FakeJob *job, bool gradient)
     const int  block = job->rules.block, way = way_of(&job->rules);
     const bool is_fast = way >= 0 && job->rules.element == NIB_EL_E2M1
                       && (block == 16 || block == 32) && job->choice == NIB_SC_AMAX
-                      && job->scale_rows == 1
+                      && job->scale_rows == 1 && !job->scales
                       && (!job->stochastic || gradient) && job->out_dtype == job->rules.source
                       && aligned(job->x, job->x_ld, 0, 16) && is_aligned16(job, gradient)
                       && job->rows <= INT32_MAX && job->cols <= INT32_MAX
@@ -278,9 +296,11 @@ static nib_status over_blocks(const nib_launch *launch, FakeJob *job, bool gradi
         launch_blocks(job, kernel, 1, job->scale_cols << job->lane_shift, NIB_FAKE_THREADS,
                       NIB_FAKE_TURNS, stream);
     } else {
+        const fake_kernel any = gradient ? fake_any<true> : fake_any<false>;
+        const fake_kernel given = gradient ? fake_given<true> : fake_given<false>;
         job->backward = 0; /* tiles are taken in rising order */
-        launch_blocks(job, gradient ? fake_any<true> : fake_any<false>, job->scale_rows,
-                      job->scale_cols, NIB_FAKE_ANY_THREADS, 1, stream);
+        launch_blocks(job, job->scales ? given : any, job->scale_rows, job->scale_cols,
+                      NIB_FAKE_ANY_THREADS, 1, stream);
     }
     return nib_cuda_end(launch, gradient ? "fake_quantize_backward" : "fake_quantize");
 }
@@ -320,6 +340,10 @@ static nib_status check_pointers(const nib_launch *launch, const FakeJob *job, b
         if (job->stochastic && !gradient) {
             NIB_CUDA_TRY(nib_cuda_pointer(launch, "random", job->random, 16));
         }
+        const int64_t tall = job->swizzled ? 128 : 1, wide = job->swizzled ? 4 : 1;
+        NIB_CUDA_TRY(nib_cuda_pointer(launch, "scales", job->scales,
+                                      nib_ceil_div(rows, tall) * tall
+                                          * nib_ceil_div(job->scale_cols, wide) * wide));
         NIB_CUDA_TRY(check_rows(launch, "src", job->x, rows, job->x_ld,
                                 cols * fake_size(job->rules.source)));
     }
@@ -372,6 +396,8 @@ cudaError_t nib_cuda_load_fakequant()
         if (error != cudaSuccess) return error;
     }
     for (const fake_kernel kernel : { fake_kernel(fake_any<false>), fake_kernel(fake_any<true>),
+                                      fake_kernel(fake_given<false>),
+                                      fake_kernel(fake_given<true>),
                                       fake_kernel(fake_pass<2, false>),
                                       fake_kernel(fake_pass<2, true>),
                                       fake_kernel(fake_pass<4, false>),

@@ -4,7 +4,7 @@
 
 #include "quantize_job.cuh"
 
-/* codes and scales are nowhere; padding is none. */
+/* codes are nowhere, and scales are given or nowhere; padding is none. */
 struct FakeJob : QuantizeJob {
     int            out_dtype, grad_dtype;
     uint8_t       *out;  /* values, or grad_in */
@@ -71,6 +71,16 @@ __device__ __forceinline__ void fake_row(const FakeJob &job, const nib_tensor_ma
         bits |= (uint32_t)passes << i % 8;
         if (job.mask && (i % 8 == 7 || i == block.n - 1)) *mask_wr++ = (uint8_t)bits, bits = 0;
     }
+}
+
+/* Block k of a row by the scale that it was given. */
+__device__ __forceinline__ ScaledBlock given_block(const FakeJob &job, const nib_tensor_math &math,
+                                                   int64_t row, int64_t k)
+{
+    ScaledBlock block = block_at(job, math, 0, row, k);
+    block.byte = nib_scale_given(math.rules.e4m3_scale, job.scales[scale_index(job, row, k)]);
+    block.is_nan = block.byte == nib_scale_nan_byte(math.rules.e4m3_scale);
+    return block;
 }
 
 /* Block k of so many rows from row on. math, plain: as for quantize_block. */

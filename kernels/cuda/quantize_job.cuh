@@ -171,18 +171,26 @@ __device__ __forceinline__ ScaledBlock scaled_source(const QuantizeJob &job,
     return { source, col, n, is_nan, byte };
 }
 
-/* rows: from row on. */
-template <Plain plain>
-__device__ __forceinline__ ScaledBlock scaled_block(const QuantizeJob &job,
-                                                    const nib_tensor_math &math, int64_t z,
-                                                    int64_t row, int rows, int64_t k, int choice)
+/* Block k of rows from row on, without its scale. */
+__device__ __forceinline__ ScaledBlock block_at(const QuantizeJob &job, const nib_tensor_math &math,
+                                                int64_t z, int64_t row, int64_t k)
 {
     const int     dtype = math.rules.source, size = dtype == NIB_DT_F32 ? 4 : 2;
     const int64_t col = k * job.rules.block, left = job.cols - col;
     const int     n = left < job.rules.block ? (int)left : job.rules.block;
     const BlockSource source = { dtype, job.x + z * job.x_stride + row * job.x_ld
                                             + col * job.x_next * size, job.x_next };
-    return scaled_source<plain>(job, math, source, rows, col, n, choice);
+    return { source, col, n, false, 0 };
+}
+
+/* rows: from row on. */
+template <Plain plain>
+__device__ __forceinline__ ScaledBlock scaled_block(const QuantizeJob &job,
+                                                    const nib_tensor_math &math, int64_t z,
+                                                    int64_t row, int rows, int64_t k, int choice)
+{
+    const ScaledBlock at = block_at(job, math, z, row, k);
+    return scaled_source<plain>(job, math, at.source, rows, at.col, at.n, choice);
 }
 
 /* The random words of a block's elements: matrices of a batch begin with a counter of their own. */

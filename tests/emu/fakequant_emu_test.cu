@@ -194,7 +194,96 @@ void check(const Setting &s, uint64_t seed)
     if (!s.in_place) tell("src", status, x.read(), e.x);
 }
 
+/* By given scales, all bytes among them: as the CPU's plain C. */
+void check_given(const Setting &s, nib_scale_layout layout, uint64_t seed)
+{
+    Random random(seed);
+    const std::vector<uint64_t> words = { random.next(), random.next() };
+    const Expected e = expected(s, words.data(), random); /* whose scales are not these */
+    const bool     has_tensor = nib_part_has_tensor_scale(s.format) != 0;
+    const int64_t  scales = nib_ceil_div(s.cols, nib_part_block(s.format));
+    const int64_t  count = layout == NIB_SCALES_LINEAR
+                             ? s.rows * scales
+                             : nib_ceil_div(s.rows, 128) * nib_ceil_div(scales, 4) * 512;
+    const int64_t  grad_bytes = (s.offset + s.rows * e.ld) * size_of(s.dtype) + guard;
+    Bytes bytes((size_t)count), values = s.in_place ? e.x : Bytes(e.values.size(), poison);
+    Bytes mask(e.mask.size(), poison), grad((size_t)grad_bytes, poison);
+    for (uint8_t &b : bytes) {
+        b = (uint8_t)(random.below(3) ? 100 + random.below(50) : random.next());
+    }
+
+    nib_launch launch = {};
+    launch.threads = 1;
+    nib_fake_request request = {};
+    float            tensor = s.given;
+    request.quantize = request_of(s);
+    request.quantize.random = words.data();
+    request.format = s.format;
+    request.tensor_scale = has_tensor ? &tensor : nullptr;
+    request.gradient = NIB_FAKE_CLAMP;
+    request.scales = bytes.data();
+    request.scale_layout = layout;
+    request.ld_mask_bytes = e.ld_mask;
+    Bytes x = e.x;
+    const nib_matrix src = matrix_at(s, x.data(), s.dtype, e.ld);
+    const nib_matrix into = matrix_at(s, grad.data(), s.dtype, e.ld);
+    const nib_matrix dst = matrix_at(s, values.data(), s.out_dtype, e.ld_out);
+    (void)nib_backend_cpu_portable.fake_quantize_backward(&launch, &src, &src, &request, &into);
+    request.mask = mask.data() + s.offset;
+    (void)nib_backend_cpu_portable.fake_quantize(&launch, &src, &request, &dst);
+
+    const Device<uint8_t>  d_x(e.x), d_bytes(bytes), d_grad(Bytes((size_t)grad_bytes, poison));
+    const Device<uint8_t>  own(Bytes(e.values.size(), poison));
+    const Device<uint8_t>  d_mask(Bytes(e.mask.size(), poison));
+    const Device<float>    d_tensor(std::vector<float>{ s.given });
+    const Device<uint64_t> d_words(words);
+    const Device<uint8_t> &out = s.in_place ? d_x : own;
+    request.quantize.random = (uint64_t *)d_words;
+    request.tensor_scale = has_tensor ? (float *)d_tensor : nullptr;
+    request.scales = (uint8_t *)d_bytes;
+    request.mask = nullptr;
+    const nib_matrix d_src = matrix_at(s, d_x, s.dtype, e.ld);
+    const nib_matrix d_into = matrix_at(s, d_grad, s.dtype, e.ld);
+    const nib_matrix d_dst = matrix_at(s, out, s.out_dtype, e.ld_out);
+    const nib_status back = nib_cuda_fake_backward(&launch, &d_src, &d_src, &request, &d_into);
+    request.mask = (uint8_t *)d_mask + s.offset;
+    const nib_status forth = nib_cuda_fake_quantize(&launch, &d_src, &request, &d_dst);
+    EXPECT(back == NIB_OK && forth == NIB_OK && d_grad.read() == grad && out.read() == values
+               && d_mask.read() == mask,
+           "seed %llu: gradient %d, values %d, mask %d: format %#x dtype %d to %d, %lld x %lld at "
+           "%lld, layout %d preset %d rounding %d in place %d given %g", (unsigned long long)seed,
+           d_grad.read() == grad, out.read() == values, d_mask.read() == mask, s.format, s.dtype,
+           s.out_dtype, (long long)s.rows, (long long)s.cols, (long long)s.offset, layout,
+           s.preset, s.rounding, s.in_place, (double)s.given);
+}
+
 } // namespace
+
+NIB_TEST(FakeQuantEmu, GivenScales)
+{
+    Random random(9);
+    for (uint64_t seed = 0; seed < 200; seed++) {
+        Setting s;
+        s.format = named[random.below(15)];
+        s.dtype = dtypes[random.below(3)];
+        s.out_dtype = random.below(2) ? s.dtype : dtypes[random.below(3)];
+        s.preset = (nib_rules_preset)random.below(5);
+        s.rounding = (nib_rounding)random.below(2);
+        s.rows = 1 + random.below(seed % 8 ? 9 : 150);
+        s.cols = 1 + random.below(seed % 8 ? 200 : 40);
+        s.ld_extra = random.below(9), s.out_extra = random.below(9), s.offset = random.below(3);
+        s.in_place = s.out_dtype == s.dtype && random.below(2);
+        s.given = random.below(3) ? 0.02f : ldexpf(1.3f, random.below(250) - 127);
+        check_given(s, (nib_scale_layout)random.below(2), seed);
+    }
+    each_schedule([] {
+        Setting s;
+        s.format = NIB_NVFP4, s.rows = 140, s.cols = 160, s.given = 0.02f;
+        check_given(s, NIB_SCALES_SWIZZLED_128X4, 1);
+        s.format = NIB_MXFP8_E4M3, s.in_place = true;
+        check_given(s, NIB_SCALES_LINEAR, 2);
+    });
+}
 
 /* The adder's rounding to the grid, for every binade, tie and neighbour of one. */
 NIB_TEST(FakeQuantEmu, NearestValues)
