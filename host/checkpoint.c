@@ -13,6 +13,7 @@
 
 enum {
     OPTIONS_V1 = offsetof(nib_checkpoint_options, gptq),
+    OPTIONS_V2 = offsetof(nib_checkpoint_options, policy),
     GPTQ_V1 = sizeof(nib_checkpoint_gptq),
     FACTOR_V1 = sizeof(nib_gptq_factor_options)
 };
@@ -61,13 +62,22 @@ static nib_status check_gptq(const nib_checkpoint_options *o, const char *what)
     return NIB_OK;
 }
 
+static nib_status check_policy(const nib_checkpoint_options *o, const char *what)
+{
+    const char *also = o->rules ? "rules" : o->n_include ? "include"
+                     : o->scale_choice != NIB_SCALE_AMAX ? "scale_choice" : NULL;
+    NIB_REQUIRE(!also, NIB_ERR_ARGUMENT, "%s: %s and a policy, whose lines say that", what, also);
+    return NIB_OK;
+}
+
 static nib_status check_options(const nib_checkpoint_options *o)
 {
     const char *what = "checkpoint_quantize";
     NIB_REQUIRE(nib_target_get(o->export_as), NIB_ERR_ARGUMENT, "%s: unknown export %d", what,
                 (int)o->export_as);
-    NIB_REQUIRE(nib_format_is_valid(o->format), NIB_ERR_ARGUMENT, "%s: %#x is not a format", what,
-                o->format);
+    if (o->policy) NIB_TRY(check_policy(o, what));
+    NIB_REQUIRE(o->policy || nib_format_is_valid(o->format), NIB_ERR_ARGUMENT,
+                "%s: %#x is not a format", what, o->format);
     if (o->rules) NIB_TRY(nib_rules_check(o->rules, what));
     NIB_REQUIRE((unsigned)o->scale_choice <= NIB_SCALE_FOUR_OVER_SIX_MAE, NIB_ERR_ARGUMENT,
                 "%s: unknown scale choice %d", what, (int)o->scale_choice);
@@ -93,8 +103,7 @@ static nib_status check_options(const nib_checkpoint_options *o)
     return o->gptq ? check_gptq(o, what) : NIB_OK;
 }
 
-static nib_status planned_report(const nib_plan *plan, nib_format format,
-                                 nib_checkpoint_report **out)
+static nib_status planned_report(const nib_plan *plan, nib_checkpoint_report **out)
 {
     nib_checkpoint_report *r = nib_report_new(plan->n_order);
     NIB_REQUIRE(r, NIB_ERR_OUT_OF_MEMORY, "no memory for a report of %zu tensors", plan->n_order);
@@ -105,8 +114,8 @@ static nib_status planned_report(const nib_plan *plan, nib_format format,
         for (int role = 0; role < NIB_ROLES; role++)
             if (item->out[role] >= 0)
                 bytes += (uint64_t)nib_tensor_spec_bytes(&plan->outs[item->out[role]].spec);
-        const char *type = !item->quantize     ? nib_tensor_type_get(item->stored)->name
-                         : format == NIB_NVFP4 ? "NVFP4" : "MXFP4";
+        const char *type = !item->quantize ? nib_tensor_type_get(item->stored)->name
+                         : item->way.format == NIB_NVFP4 ? "NVFP4" : "MXFP4";
         NIB_TRY(nib_report_tensor(r, i, item->src, type, bytes, item->quantize));
         if (item->hessian.tensor) NIB_TRY(nib_report_gptq(r, i, &item->hessian));
     }
@@ -145,7 +154,8 @@ nib_status nib_checkpoint_quantize(const nib_exec *exec, const char *src, const 
                 "checkpoint_quantize: options->size is %u, at least %d is needed", options->size,
                 (int)OPTIONS_V1);
     nib_checkpoint_options o = { .size = sizeof o };
-    memcpy(&o, options, options->size < sizeof o ? OPTIONS_V1 : sizeof o);
+    memcpy(&o, options, options->size >= sizeof o ? sizeof o
+                      : options->size >= OPTIONS_V2 ? OPTIONS_V2 : OPTIONS_V1);
     NIB_TRY(check_options(&o));
     NIB_REQUIRE(src && (dst || o.dry_run), NIB_ERR_ARGUMENT,
                 "checkpoint_quantize: src or dst is NULL");
@@ -159,7 +169,7 @@ nib_status nib_checkpoint_quantize(const nib_exec *exec, const char *src, const 
     if (status == NIB_OK && dst && nib_model_is_at(model, dst))
         status = nib_fail(NIB_ERR_EXISTS, "%s: is the model that is read; it is not replaced", dst);
     if (status == NIB_OK) status = nib_plan_make(model, &o, &plan);
-    if (status == NIB_OK) status = planned_report(plan, o.format, &made);
+    if (status == NIB_OK) status = planned_report(plan, &made);
     if (status == NIB_OK && !o.dry_run) status = write_output(exec, model, dst, &o, plan, made);
     nib_plan_free(plan);
     nib_model_close(model);

@@ -13,7 +13,7 @@
 #include "dispatch.h"
 #include "trace.h"
 
-enum { LINE_V1 = sizeof(nib_policy_line), WORDS = 4, SHOWN = 64 };
+enum { LINE_V1 = offsetof(nib_policy_line, has_rules), WORDS = 4, SHOWN = 64 };
 
 struct nib_policy {
     char            *name;  /* what errors call it */
@@ -76,8 +76,10 @@ static nib_status detail_read(place at, const char *word, int i, int n, nib_poli
         if (!strcmp(nib_scale_choice_name((nib_scale_choice)c), word))
             return line->scale_choice = (nib_scale_choice)c, NIB_OK;
     for (int p = NIB_RULES_TE; i == n - 1 && p <= NIB_RULES_GGUF; p++)
-        if (!strcmp(nib_rules_preset_name((nib_rules_preset)p), word))
+        if (!strcmp(nib_rules_preset_name((nib_rules_preset)p), word)) {
+            line->has_rules = 1;
             return nib_rules_fill((nib_rules_preset)p, line->format, &line->rules);
+        }
     return nib_fail(NIB_ERR_FORMAT, "%s:%d: '%.*s' is no%s%s; scale choices are amax, mse, "
                     "mse-full, four-over-six-mse, four-over-six-mae, and rules te, modelopt, "
                     "compressed-tensors, ocp, gguf", at.file, (int)at.line, SHOWN, word,
@@ -268,12 +270,20 @@ static nib_status out_check(const nib_policy *policy, const nib_policy_line *lin
     return NIB_OK;
 }
 
+/* As much of line i as *line, of a size that was checked, has room for. */
+static void line_out(const nib_policy *p, int32_t i, nib_policy_line *line)
+{
+    const uint32_t size = line->size;
+    memcpy(line, &p->lines[i], size < sizeof *line ? LINE_V1 : sizeof *line);
+    line->size = size;
+}
+
 nib_status nib_policy_get(const nib_policy *policy, int32_t i, nib_policy_line *line)
 {
     NIB_TRY(out_check(policy, line, "policy_get"));
     NIB_REQUIRE(i >= 0 && i < policy->count, NIB_ERR_ARGUMENT,
                 "policy_get: %d is outside 0..%d", (int)i, (int)policy->count - 1);
-    *line = policy->lines[i];
+    line_out(policy, i, line);
     return NIB_OK;
 }
 
@@ -321,7 +331,7 @@ nib_status nib_policy_find(const nib_policy *policy, const char *name, nib_polic
     NIB_REQUIRE(name, NIB_ERR_ARGUMENT, "policy_find: name is NULL");
     const int32_t i = line_of(policy, name);
     if (i < 0) return not_found(policy, name);
-    *line = policy->lines[i];
+    line_out(policy, i, line);
     return NIB_OK;
 }
 

@@ -83,6 +83,46 @@ NIB_TEST(NibbleGptq, WritesWhatTheLibraryWrites)
     temp_dir_remove(&dir);
 }
 
+/* Tensors of layers called part whose error against the other model is not 0; -1: none to see. */
+static int differing(const char *part)
+{
+    int n = 0, seen = 0;
+    const tool_result r = tool_run(&dir, "compare", other, dst, "--json", json_path);
+    EXPECT(r.status == 0, "%s", r.err);
+    json_t *j = json_load_file(json_path, 0, NULL);
+    const json_t *t;
+    size_t i;
+    json_array_foreach(json_object_get(j, "tensors"), i, t) {
+        if (!has(json_string_value(json_object_get(t, "name")), part)) continue;
+        seen++;
+        n += number(t, "sum_sq_error") != 0;
+    }
+    json_decref(j);
+    return seen ? n : -1;
+}
+
+NIB_TEST(NibbleGptq, APolicyGivesEachLayerItsFormat)
+{
+    static const char *const parts[][2] = { { "nvfp4", ".self_attn." }, { "mxfp4", ".mlp." } };
+    REQUIRE(begin(), "%s", nib_last_error());
+    const char *policy = temp_path(&dir, "policy");
+    FILE *f = fopen(policy, "w");
+    REQUIRE(f && fputs("*.self_attn.* nvfp4\n*.mlp.* mxfp4\n", f) >= 0 && !fclose(f), "%s", policy);
+    tool_result r = tool_run(&dir, "quantize", src, "--method", "gptq", "--hessians", hessians,
+                             "--order", "group-aware", "--policy", policy, "-o", dst);
+    REQUIRE(r.status == 0, "%d: %s", r.status, r.err);
+    for (int i = 0; i < 2; i++) {
+        char include[64];
+        snprintf(include, sizeof include, "*%s*", parts[i][1]);
+        r = tool_run(&dir, "quantize", src, "--method", "gptq", "--hessians", hessians, "--order",
+                     "group-aware", "--format", parts[i][0], "--include", include, "--export",
+                     "compressed-tensors", "-o", other, "-f");
+        EXPECT(r.status == 0 && differing(parts[i][1]) == 0 && differing(parts[1 - i][1]) > 0,
+               "%s: %s", parts[i][0], r.err);
+    }
+    temp_dir_remove(&dir);
+}
+
 NIB_TEST(NibbleGptq, JsonTellsOfEveryLayer)
 {
     NEEDS_OPENBLAS;

@@ -355,6 +355,15 @@ NIB_TEST(Policy, ArgumentsAreChecked)
     EXPECT_FAILS("check", nib_policy_check(p, (const char *const[]){ NULL }, 1), NIB_ERR_ARGUMENT,
                  "name 0 is NULL");
     EXPECT(nib_policy_count(NULL) == -1 && nib_policy_count(p) == 1, "count");
+    nib_policy *q = policy_of("a nvfp4 mse te\nb nvfp4 mse\n");
+    for (int i = 0; i < 2; i++) { /* a line of the first version is filled in up to its end */
+        nib_policy_line old = { .size = offsetof(nib_policy_line, has_rules), .has_rules = 7 };
+        EXPECT(nib_policy_get(q, i, &line) == NIB_OK && line.has_rules == !i, "line %d", i);
+        EXPECT(nib_policy_find(q, i ? "b" : "a", &old) == NIB_OK && old.has_rules == 7
+                   && old.size == offsetof(nib_policy_line, has_rules)
+                   && old.scale_choice == NIB_SCALE_MSE, "line %d", i);
+    }
+    nib_policy_close(q);
     nib_policy_close(NULL);
     nib_policy_close(p);
 }

@@ -180,7 +180,8 @@ static nib_status quantize_work(void *context, const nib_panel *p, nib_panel_res
 {
     const converter *c = context;
     const nib_checkpoint_options *o = c->options;
-    const int has_tensor_scale = nib_format_has_tensor_scale(o->format);
+    const nib_plan_way *way = &p->item->way;
+    const int has_tensor_scale = nib_format_has_tensor_scale(way->format);
     const double t0 = now();
     nib_matrix m;
     NIB_TRY(load(c, p, &m)); /* decoding counts as part of quantizing */
@@ -188,13 +189,13 @@ static nib_status quantize_work(void *context, const nib_panel *p, nib_panel_res
     const uint64_t random[2] = {
         o->seed, p->item->random_offset + (uint64_t)p->first * (uint64_t)m.cols / 4 };
     const nib_quantize_options options = {
-        .size = sizeof options, .scale_choice = o->scale_choice, .rounding = o->rounding,
-        .rules = &c->plan->rules, .tensor_amax = has_tensor_scale ? &c->amax : NULL,
+        .size = sizeof options, .scale_choice = way->scale_choice, .rounding = o->rounding,
+        .rules = &way->rules, .tensor_amax = has_tensor_scale ? &c->amax : NULL,
         .random = random };
     const nib_packed packed = {
-        .size = sizeof packed, .format = o->format, .code_order = NIB_CODES_PAIRS,
+        .size = sizeof packed, .format = way->format, .code_order = NIB_CODES_PAIRS,
         .scale_layout = NIB_SCALES_LINEAR, .rows = p->n, .cols = m.cols,
-        .codes = p->buffers->codes, .ld_codes_bytes = nib_codes_row_bytes(o->format, m.cols),
+        .codes = p->buffers->codes, .ld_codes_bytes = nib_codes_row_bytes(way->format, m.cols),
         .scales = p->buffers->scales, .tensor_scale = has_tensor_scale ? &tensor_scale : NULL };
     const int in_one = !c->gptq && nib_has_quantize_measured(p->exec);
     double t1 = 0;
@@ -251,13 +252,13 @@ static nib_status quantize_whole(converter *c, const nib_plan_item *item)
 
 static nib_status quantize_item(converter *c, const nib_plan_item *item)
 {
-    const nib_checkpoint_options *o = c->options;
-    c->tensor->error.without_counts = !o->counts;
+    const nib_plan_way *way = &item->way;
+    c->tensor->error.without_counts = !c->options->counts;
     NIB_TRY(c->gptq ? quantize_whole(c, item)
                     : nib_panels_run(&c->pool, item, quantize_work, quantize_merge, c));
     if (item->out[NIB_ROLE_TENSOR_SCALE] < 0) return NIB_OK;
     float encode, decode;
-    NIB_TRY(nib_tensor_scale(o->format, &c->plan->rules, o->scale_choice, c->dtype, c->amax,
+    NIB_TRY(nib_tensor_scale(way->format, &way->rules, way->scale_choice, c->dtype, c->amax,
                              &encode, &decode));
     c->tensor->tensor_scale = decode;
     return put(c, item->out[NIB_ROLE_TENSOR_SCALE], 0,
@@ -379,12 +380,12 @@ static nib_status run_unit(converter *c, const nib_plan_unit *unit)
 {
     const nib_plan *plan = c->plan;
     const size_t end = unit->first + unit->count;
+    const nib_plan_item *lead = &plan->items[plan->order[unit->first]];
     int todo = 0;
     for (size_t i = unit->first; i < end; i++) todo |= !step_done(c, i);
     c->dtype = unit_dtype(c, unit);
     c->amax = 0.0f;
-    if (todo && nib_format_has_tensor_scale(c->options->format)
-        && plan->items[plan->order[unit->first]].quantize)
+    if (todo && lead->quantize && nib_format_has_tensor_scale(lead->way.format))
         for (size_t i = unit->first; i < end; i++)
             NIB_TRY(nib_panels_run(&c->pool, &plan->items[plan->order[i]], amax_work, amax_merge,
                                    c));

@@ -94,7 +94,7 @@ static nib_status config_files(const nib_model *model, const nib_checkpoint_opti
 {
     json_t *section = NULL, *separate = NULL, *made = NULL;
     if (plan->n_quantized) /* a folder without a quantized tensor is a plain one */
-        NIB_TRY(nib_target_config(o->export_as, o->format, plan->ignore, &section, &separate));
+        NIB_TRY(nib_target_config(o->export_as, &plan->modules, &section, &separate));
     const json_t *config = model->config;
     nib_status status = NIB_OK;
     for (size_t i = 0; i < plan->texts.count; i++) {

@@ -8,6 +8,18 @@
 
 #include "host/io/select.h"
 
+enum { SAMPLE_BYTES = 4096 };
+
+#define MIX_BEGIN 0xcbf29ce484222325u
+
+/* FNV-1a, 64 bits (Fowler, Noll, Vo). A fingerprint, no defence against anyone. */
+static uint64_t mix(uint64_t h, const void *data, size_t bytes)
+{
+    const uint8_t *p = data;
+    for (size_t i = 0; i < bytes; i++) h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
 /* ---- which tensors ---- */
 
 static int matches_any(const char *const *patterns, size_t n, const char *name)
@@ -34,7 +46,10 @@ static nib_status select_item(const nib_checkpoint_options *o, nib_plan *plan,
                               nib_plan_item *item)
 {
     const nib_logical *t = item->src;
-    const int candidate = o->n_include ? matches_any(o->include, o->n_include, t->name)
+    item->way = plan->way;
+    if (o->policy) NIB_TRY(nib_plan_policy_item(o, plan, item));
+    const int candidate = o->policy    ? item->quantize
+                        : o->n_include ? matches_any(o->include, o->n_include, t->name)
                                              && t->n_dims >= 2
                                        : nib_selected_by_default(t);
     item->quantize = candidate && !matches_any(o->exclude, o->n_exclude, t->name);
@@ -42,19 +57,23 @@ static nib_status select_item(const nib_checkpoint_options *o, nib_plan *plan,
     NIB_REQUIRE(nib_logical_decodable(t), NIB_ERR_UNSUPPORTED,
                 "%s: stored as %s, which nibble cannot read as numbers (exclude it to copy it)",
                 t->name, nib_tensor_type_get(t->tensor->type)->name);
-    return plan->target->check(o->format, t);
+    return item->line ? nib_plan_policy_holds(o, plan, item)
+                      : plan->target->check(item->way.format, t);
 }
 
-/* "model.layers.0.mlp.gate" of "model.layers.0.mlp.gate.weight", for the ignore list. */
-static nib_status ignore_item(nib_plan *plan, const nib_plan_item *item)
+/* "model.layers.0.mlp.gate" of "model.layers.0.mlp.gate.weight", for the configuration's lists. */
+static nib_status list_module(nib_plan *plan, const nib_plan_item *item)
 {
     const char *name = item->src->name;
-    if (item->quantize || !nib_is_linear(item->src)) return NIB_OK;
+    json_t *list = !item->quantize ? plan->modules.ignore
+                 : item->way.format == NIB_NVFP4 ? plan->modules.nvfp4 : plan->modules.mxfp4;
+    if (!item->quantize && !nib_is_linear(item->src)) return NIB_OK;
     const size_t n = strlen(name);
     const size_t stem = n > 7 && !strcmp(name + n - 7, ".weight") ? n - 7 : n;
-    if (stem == 7 && !strncmp(name, "lm_head", 7)) return NIB_OK; /* always there */
-    NIB_REQUIRE(!json_array_append_new(plan->ignore, json_stringn(name, stem)),
-                NIB_ERR_OUT_OF_MEMORY, "no memory for the ignore list");
+    if (!item->quantize && stem == 7 && !strncmp(name, "lm_head", 7))
+        return NIB_OK; /* always there */
+    NIB_REQUIRE(!json_array_append_new(list, json_stringn(name, stem)), NIB_ERR_OUT_OF_MEMORY,
+                "no memory for a list of modules");
     return NIB_OK;
 }
 
@@ -114,6 +133,17 @@ static nib_status take_units(const nib_checkpoint_options *o, nib_plan *plan, co
     return NIB_OK;
 }
 
+/* Of what shares a tensor scale. Folders' loaders join what has one key, see make_units; elsewhere
+ * only what is quantized in one way shares it. */
+static void unit_key(const nib_plan *plan, const nib_plan_item *item, char *text, size_t bytes)
+{
+    char group[480];
+    nib_scale_group(item->src->name, group, sizeof group);
+    const int apart = item->line && !plan->target->is_folder;
+    snprintf(text, bytes, apart ? "%s %016llx" : "%s", group,
+             (unsigned long long)mix(MIX_BEGIN, &item->way, sizeof item->way));
+}
+
 static nib_status make_units(const nib_checkpoint_options *o, nib_plan *plan)
 {
     const size_t n = plan->n_items, room = n ? n : 1;
@@ -127,7 +157,7 @@ static nib_status make_units(const nib_checkpoint_options *o, nib_plan *plan)
     for (size_t i = 0; i < n && status == NIB_OK; i++) {
         char text[512];
         const char *name = plan->items[i].src->name;
-        if (plan->items[i].quantize) nib_scale_group(name, text, sizeof text);
+        if (plan->items[i].quantize) unit_key(plan, &plan->items[i], text, sizeof text);
         else snprintf(text, sizeof text, "%s", name);
         keys[i] = (keyed){ strdup(text), i };
         if (!keys[i].key) status = nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory for a name");
@@ -138,12 +168,16 @@ static nib_status make_units(const nib_checkpoint_options *o, nib_plan *plan)
         for (size_t i = 0; i < n; i++) {
             if (n_spans && !strcmp(keys[i].key, keys[i - 1].key)) {
                 spans[n_spans - 1].count++;
+                const nib_plan_item *a = &plan->items[keys[i - 1].item];
+                const nib_plan_item *b = &plan->items[keys[i].item];
+                if (status == NIB_OK && memcmp(&a->way, &b->way, sizeof a->way))
+                    status = nib_plan_policy_unlike(plan, a, b);
                 continue;
             }
             spans[n_spans++] = (span){ i, 1, keys[i].item };
         }
         qsort(spans, n_spans, sizeof *spans, by_lowest);
-        status = take_units(o, plan, keys, spans, n_spans);
+        if (status == NIB_OK) status = take_units(o, plan, keys, spans, n_spans);
     }
     for (size_t i = 0; keys && i < n; i++) free(keys[i].key);
     free(keys);
@@ -152,16 +186,6 @@ static nib_status make_units(const nib_checkpoint_options *o, nib_plan *plan)
 }
 
 /* ---- the whole ---- */
-
-enum { SAMPLE_BYTES = 4096 };
-
-/* FNV-1a, 64 bits (Fowler, Noll, Vo). A fingerprint, no defence against anyone. */
-static uint64_t mix(uint64_t h, const void *data, size_t bytes)
-{
-    const uint8_t *p = data;
-    for (size_t i = 0; i < bytes; i++) h = (h ^ p[i]) * 0x100000001b3u;
-    return h;
-}
 
 static uint64_t mix_file(uint64_t h, const char *path, int with_times)
 {
@@ -224,11 +248,28 @@ static void gptq_text(const nib_checkpoint_gptq *g, char *text, size_t bytes)
                  f->most_damping, !g->without_guard, g->real_bits, g->rotate);
 }
 
+/* "policy=..." of all that its lines say; "" without one. */
+static void policy_text(const nib_policy *policy, char *text, size_t bytes)
+{
+    uint64_t h = MIX_BEGIN;
+    text[0] = '\0';
+    for (int32_t i = 0; i < nib_policy_count(policy); i++) {
+        nib_policy_line line = { .size = sizeof line };
+        if (nib_policy_get(policy, i, &line) != NIB_OK) continue;
+        h = mix(h, line.pattern, strlen(line.pattern) + 1);
+        h = mix(h, &line.format, sizeof line.format);
+        h = mix(h, &line.scale_choice, sizeof line.scale_choice);
+        h = mix(h, &line.rules, sizeof line.rules);
+        h = mix(h, &line.has_rules, sizeof line.has_rules);
+        snprintf(text, bytes, "policy=%016llx ", (unsigned long long)h);
+    }
+}
+
 static void make_fingerprint(const nib_model *model, const nib_checkpoint_options *o,
                              nib_plan *plan)
 {
-    char gptq[112];
-    uint64_t h = mix_files(0xcbf29ce484222325u, model, plan, 0);
+    char gptq[112], policy[32];
+    uint64_t h = mix_files(MIX_BEGIN, model, plan, 0);
     for (size_t i = 0; i < plan->n_items; i++) {
         const nib_plan_item *item = &plan->items[i];
         h = mix(h, item->src->name, strlen(item->src->name) + 1);
@@ -240,15 +281,17 @@ static void make_fingerprint(const nib_model *model, const nib_checkpoint_option
             h = mix(h, item->hessian.tensor->name, strlen(item->hessian.tensor->name) + 1);
     }
     if (!o->dry_run) h = mix_weights(h, plan);
-    h = mix(h, &plan->rules, sizeof plan->rules);
+    h = mix(h, &plan->way.rules, sizeof plan->way.rules);
     h = mix(h, &o->seed, sizeof o->seed);
     h = mix(h, &o->keep_dtype, sizeof o->keep_dtype);
     h = mix(h, &o->max_file_bytes, sizeof o->max_file_bytes);
     gptq_text(o->gptq, gptq, sizeof gptq);
+    policy_text(o->policy, policy, sizeof policy);
     snprintf(plan->run, sizeof plan->run,
-             "export=%s format=%x scale_choice=%d rounding=%d nonfinite=%d %s"
-             "source_and_options=%016llx", plan->target->name, o->format, (int)o->scale_choice,
-             (int)o->rounding, (int)o->nonfinite, gptq, (unsigned long long)h);
+             "export=%s %sformat=%x scale_choice=%d rounding=%d nonfinite=%d %s"
+             "source_and_options=%016llx", plan->target->name, policy, plan->way.format,
+             (int)o->scale_choice, (int)o->rounding, (int)o->nonfinite, gptq,
+             (unsigned long long)h);
     snprintf(plan->fingerprint, sizeof plan->fingerprint, "shard=%d/%d %s files=%016llx",
              o->shard, o->shards, plan->run, (unsigned long long)mix_files(h, model, plan, 1));
 }
@@ -268,21 +311,22 @@ static nib_status add_item(const nib_checkpoint_options *o, nib_plan *plan, cons
     *random_offset += ((uint64_t)t->rows * (uint64_t)t->cols + 3) / 4;
     NIB_TRY(select_item(o, plan, item));
     plan->n_quantized += (size_t)item->quantize;
-    return ignore_item(plan, item);
+    return list_module(plan, item);
 }
 
 static nib_status make_items(const nib_model *model, const nib_checkpoint_options *o,
                              nib_plan *plan)
 {
     plan->items = calloc(model->count + 1, sizeof *plan->items);
-    plan->ignore = json_pack("[s]", "lm_head");
-    NIB_REQUIRE(plan->items && plan->ignore, NIB_ERR_OUT_OF_MEMORY, "no memory for %zu tensors",
-                model->count);
+    plan->modules = (nib_target_modules){ json_array(), json_array(), json_pack("[s]", "lm_head") };
+    NIB_REQUIRE(plan->items && plan->modules.nvfp4 && plan->modules.mxfp4 && plan->modules.ignore,
+                NIB_ERR_OUT_OF_MEMORY, "no memory for %zu tensors", model->count);
     NIB_TRY(check_patterns(model, o));
     uint64_t random_offset = 0;
     for (size_t i = 0; i < model->count; i++)
         NIB_TRY(add_item(o, plan, &model->tensors[i], &random_offset));
-    return plan->made.name ? add_item(o, plan, &plan->made, &random_offset) : NIB_OK;
+    if (plan->made.name) NIB_TRY(add_item(o, plan, &plan->made, &random_offset));
+    return o->policy ? nib_plan_policy_used(o, plan) : NIB_OK;
 }
 
 nib_status nib_plan_make(const nib_model *model, const nib_checkpoint_options *o, nib_plan **out)
@@ -291,10 +335,13 @@ nib_status nib_plan_make(const nib_model *model, const nib_checkpoint_options *o
     nib_plan *plan = calloc(1, sizeof *plan);
     NIB_REQUIRE(plan, NIB_ERR_OUT_OF_MEMORY, "no memory for a plan");
     plan->target = nib_target_get(o->export_as);
-    nib_status status = plan->target->check(o->format, NULL);
-    if (status == NIB_OK && o->rules) plan->rules = *o->rules;
+    plan->way = (nib_plan_way){ .format = o->policy ? NIB_NVFP4 : o->format,
+                                .scale_choice = o->scale_choice };
+    const nib_format format = plan->way.format;
+    nib_status status = plan->target->check(format, NULL);
+    if (status == NIB_OK && o->rules) plan->way.rules = *o->rules;
     else if (status == NIB_OK)
-        status = nib_rules_fill(plan->target->preset(o->format), o->format, &plan->rules);
+        status = nib_rules_fill(plan->target->preset(format), format, &plan->way.rules);
     if (status == NIB_OK) status = nib_plan_cross(model, o, plan);
     if (status == NIB_OK) status = make_items(model, o, plan);
     if (status == NIB_OK) status = nib_plan_gptq(o, plan);
@@ -321,7 +368,9 @@ void nib_plan_free(nib_plan *plan)
         nib_file_layout_free(&plan->files[i].layout);
     }
     nib_hessian_table_close(&plan->hessians);
-    json_decref(plan->ignore);
+    json_decref(plan->modules.nvfp4);
+    json_decref(plan->modules.mxfp4);
+    json_decref(plan->modules.ignore);
     nib_gguf_meta_free(plan->meta);
     nib_text_files_free(&plan->texts);
     free(plan->made_data);

@@ -29,9 +29,18 @@ typedef struct nib_out_tensor {
     uint64_t        offset; /* absolute, in its file */
 } nib_out_tensor;
 
+/* How a tensor is quantized. */
+typedef struct nib_plan_way {
+    nib_format       format;
+    nib_scale_choice scale_choice;
+    nib_rules        rules;
+} nib_plan_way; /* without padding: ways are compared as bytes */
+
 typedef struct nib_plan_item {
     const nib_logical *src;
     int32_t            quantize;
+    int32_t            line;       /* of the policy, which decided; 0: none */
+    nib_plan_way       way;        /* if quantize */
     nib_tensor_type    stored;     /* kept tensors: the type they are written in */
     nib_row_order      order;      /* of the rows that are written */
     int64_t            out[NIB_ROLES]; /* index into outs, -1: no such part */
@@ -53,7 +62,7 @@ typedef struct nib_out_file {
 
 typedef struct nib_plan {
     const nib_target *target;
-    nib_rules         rules;
+    nib_plan_way      way;     /* of all items, but by a policy */
     nib_plan_item    *items;   /* one per logical tensor of the model */
     size_t            n_items;
     size_t           *order;   /* items of this shard, unit after unit */
@@ -64,7 +73,7 @@ typedef struct nib_plan {
     size_t            n_outs;
     nib_out_file     *files;
     size_t            n_files;
-    json_t           *ignore;  /* modules of kept linear layers */
+    nib_target_modules modules; /* of the whole model */
     size_t            n_quantized; /* items of the whole model that are */
     nib_gguf_meta    *meta;    /* GGUF only */
     nib_gguf_heads    heads;   /* GGUF only: how its q and k rows are ordered */
@@ -74,15 +83,25 @@ typedef struct nib_plan {
     nib_text_files    texts;   /* small files made from GGUF's metadata */
     nib_hessian_table hessians;
     uint64_t          source_bytes; /* of this shard's items */
-    char              run[240];         /* names source and options: what all parts share */
-    char              fingerprint[304]; /* the same and the part: what a restart must share */
+    char              run[272];         /* names source and options: what all parts share */
+    char              fingerprint[336]; /* the same and the part: what a restart must share */
 } nib_plan;
 
 nib_status nib_plan_make(const nib_model *model, const nib_checkpoint_options *options,
                          nib_plan **out);
 void       nib_plan_free(nib_plan *plan);
 
-/* The parts of nib_plan_make, in the order of their work. plan_cross.c: */
+/* The parts of nib_plan_make, in the order of their work. plan_policy.c: what the policy says of an
+ * item: quantize, line and way; whether the target holds it; and when all items were asked. */
+nib_status nib_plan_policy_item(const nib_checkpoint_options *options, const nib_plan *plan,
+                                nib_plan_item *item);
+nib_status nib_plan_policy_holds(const nib_checkpoint_options *options, const nib_plan *plan,
+                                 const nib_plan_item *item);
+nib_status nib_plan_policy_used(const nib_checkpoint_options *options, const nib_plan *plan);
+/* Refuses items that loaders join, but that are quantized in unlike ways. */
+nib_status nib_plan_policy_unlike(const nib_plan *plan, const nib_plan_item *a,
+                                  const nib_plan_item *b);
+/* plan_cross.c: */
 nib_status nib_plan_cross(const nib_model *model, const nib_checkpoint_options *options,
                           nib_plan *plan);
 nib_status nib_plan_cross_items(const nib_checkpoint_options *options, nib_plan *plan);

@@ -62,7 +62,7 @@ static nib_status add_outs(const nib_checkpoint_options *o, nib_plan *plan, nib_
     nib_tensor_spec specs[NIB_ROLES];
     int roles[NIB_ROLES] = { NIB_ROLE_CODES }, n = 1;
     if (item->quantize) {
-        NIB_TRY(plan->target->specs(o->format, t, specs, roles, &n));
+        NIB_TRY(plan->target->specs(item->way.format, t, specs, roles, &n));
     } else {
         NIB_TRY(kept_type(plan, o, t, &item->stored));
         NIB_TRY(kept_spec(plan, item, &specs[0]));

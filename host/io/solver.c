@@ -20,6 +20,7 @@ struct nib_solver {
     nib_hessian                   hessian;
     uint64_t                      tokens;
     nib_gptq_factor               factor;
+    int32_t                       block; /* that it was made for */
     room                          h, l, order, workspace;
 };
 
@@ -116,14 +117,14 @@ static nib_status make_hessian(nib_solver *s, const nib_hessian_entry *e)
     return nib_hessian_rotate(&s->exec, h, g->rotate);
 }
 
-static nib_status make_factor(nib_solver *s)
+static nib_status make_factor(nib_solver *s, int32_t block)
 {
     const nib_gptq_factor_options *given = s->options->gptq->factor;
     const nib_hessian *h = &s->hessian;
     nib_gptq_factor_options o = { .size = sizeof o };
     if (given) memcpy(&o, given, given->size < sizeof o ? given->size : sizeof o);
     o.size = sizeof o;
-    o.block = nib_format_block(s->options->format);
+    o.block = s->block = block;
     NIB_TRY(need(&s->l, square_bytes(h->k, h->real)));
     NIB_TRY(need(&s->order, (size_t)h->k * sizeof(int32_t)));
     s->factor = (nib_gptq_factor){ .size = sizeof s->factor, .real = h->real, .k = h->k,
@@ -144,15 +145,16 @@ static int is_same(const nib_hessian_entry *a, const nib_hessian_entry *b)
         && !memcmp(a->tensor->data, b->tensor->data, a->tensor->bytes);
 }
 
-static nib_status prepare(nib_solver *s, const nib_hessian_entry *e, nib_tensor_gptq *out)
+static nib_status prepare(nib_solver *s, const nib_hessian_entry *e, int32_t block,
+                          nib_tensor_gptq *out)
 {
     out->seconds_hessian = out->seconds_factor = 0;
-    if (is_same(&s->entry, e)) return NIB_OK;
+    if (s->block == block && is_same(&s->entry, e)) return NIB_OK;
     s->entry.tensor = NULL;
     const double t0 = now();
     NIB_TRY(make_hessian(s, e));
     const double t1 = now();
-    NIB_TRY(make_factor(s));
+    NIB_TRY(make_factor(s, block));
     out->seconds_hessian = t1 - t0;
     out->seconds_factor = now() - t1;
     s->entry = *e;
@@ -169,7 +171,7 @@ static nib_status quantize(nib_solver *s, const nib_hessian_entry *e, const nib_
     const nib_gptq_options options = {
         .size = sizeof options, .scales = o->gptq->scales, .quantize = *q,
         .without_guard = o->gptq->without_guard, .cancel = o->cancel };
-    NIB_TRY(prepare(s, e, out));
+    NIB_TRY(prepare(s, e, nib_format_block(dst->format), out));
     out->tokens = s->factor.tokens;
     out->damping = s->factor.damping;
     out->tries = s->factor.tries;

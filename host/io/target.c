@@ -150,10 +150,9 @@ static nib_status packed_or_memory(json_t *json)
 
 /* As ModelOpt 0.47 writes for W4A16_NVFP4. kv_cache_quant_algo and exclude_modules must be
  * there: vLLM and SGLang fail without them. */
-static nib_status config_modelopt(nib_format format, json_t *ignore, json_t **section,
-                                  json_t **separate)
+static nib_status config_modelopt(json_t *ignore, json_t **section, json_t **separate)
 {
-    const int group = nib_format_block(format);
+    const int group = nib_format_block(NIB_NVFP4);
     *separate = json_pack("{s:{s:s,s:s},s:{s:s,s:n,s:i,s:O}}", "producer", "name", "nibble",
                           "version", nib_version(), "quantization", "quant_algo", "W4A16_NVFP4",
                           "kv_cache_quant_algo", "group_size", group, "exclude_modules", ignore);
@@ -166,31 +165,48 @@ static nib_status config_modelopt(nib_format format, json_t *ignore, json_t **se
     return packed_or_memory(*section);
 }
 
-static nib_status config_compressed_tensors(nib_format format, json_t *ignore, json_t **section)
+/* One of config_groups: the modules of a format; NULL without memory. names: a new reference. */
+static json_t *group_of(nib_format format, json_t *names)
 {
     const int nvfp4 = format == NIB_NVFP4;
-    json_t *weights = json_pack(
-        "{s:i,s:s,s:s,s:i,s:b,s:b,s:s}", "num_bits", 4, "type", "float", "strategy",
-        nvfp4 ? "tensor_group" : "group", "group_size", nib_format_block(format), "symmetric", 1,
-        "dynamic", 0, "scale_dtype", nvfp4 ? "torch.float8_e4m3fn" : "torch.uint8");
-    NIB_TRY(packed_or_memory(weights));
-    const char *name = nvfp4 ? "nvfp4-pack-quantized" : "mxfp4-pack-quantized";
-    *section = json_pack("{s:s,s:s,s:s,s:{s:{s:[s],s:o,s:n,s:n,s:s}},s:O,s:n}", "quant_method",
-                         "compressed-tensors", "format", name, "quantization_status", "compressed",
-                         "config_groups", "group_0", "targets", "Linear", "weights", weights,
-                         "input_activations", "output_activations", "format", name, "ignore",
-                         ignore, "kv_cache_scheme");
+    return json_pack("{s:o,s:{s:i,s:s,s:s,s:i,s:b,s:b,s:s},s:n,s:n,s:s}", "targets", names,
+                     "weights", "num_bits", 4, "type", "float", "strategy",
+                     nvfp4 ? "tensor_group" : "group", "group_size", nib_format_block(format),
+                     "symmetric", 1, "dynamic", 0, "scale_dtype",
+                     nvfp4 ? "torch.float8_e4m3fn" : "torch.uint8", "input_activations",
+                     "output_activations", "format",
+                     nvfp4 ? "nvfp4-pack-quantized" : "mxfp4-pack-quantized");
+}
+
+/* Of one format: the class of all layers. Of two: "mixed-precision", with each module's name; each
+ * group has its format (compressed-tensors #415, vLLM #22468). */
+static nib_status config_compressed_tensors(const nib_target_modules *m, json_t **section)
+{
+    const int nvfp4 = json_array_size(m->nvfp4) > 0, mixed = nvfp4 && json_array_size(m->mxfp4);
+    json_t *first = group_of(nvfp4 ? NIB_NVFP4 : NIB_MXFP4,
+                             mixed ? json_incref(m->nvfp4) : json_pack("[s]", "Linear"));
+    json_t *groups = json_pack("{s:o}", "group_0", first);
+    if (mixed && json_object_set_new(groups, "group_1",
+                                     group_of(NIB_MXFP4, json_incref(m->mxfp4)))) {
+        json_decref(groups);
+        groups = NULL;
+    }
+    NIB_TRY(packed_or_memory(groups));
+    const char *name = mixed ? "mixed-precision"
+                     : nvfp4 ? "nvfp4-pack-quantized" : "mxfp4-pack-quantized";
+    *section = json_pack("{s:s,s:s,s:s,s:o,s:O,s:n}", "quant_method", "compressed-tensors",
+                         "format", name, "quantization_status", "compressed", "config_groups",
+                         groups, "ignore", m->ignore, "kv_cache_scheme");
     return packed_or_memory(*section);
 }
 
-nib_status nib_target_config(nib_export export_as, nib_format format, json_t *ignore,
+nib_status nib_target_config(nib_export export_as, const nib_target_modules *modules,
                              json_t **section, json_t **separate)
 {
     *section = *separate = NULL;
     switch (export_as) {
-    case NIB_EXPORT_MODELOPT: return config_modelopt(format, ignore, section, separate);
-    case NIB_EXPORT_COMPRESSED_TENSORS:
-        return config_compressed_tensors(format, ignore, section);
+    case NIB_EXPORT_MODELOPT: return config_modelopt(modules->ignore, section, separate);
+    case NIB_EXPORT_COMPRESSED_TENSORS: return config_compressed_tensors(modules, section);
     case NIB_EXPORT_GGUF: break;
     }
     return NIB_OK;

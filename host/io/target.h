@@ -26,9 +26,14 @@ typedef struct nib_target {
 /* NULL for an unknown export. */
 const nib_target *nib_target_get(nib_export export_as);
 
-/* Quantization section for config.json, and for ModelOpt hf_quant_config.json (else NULL).
- * ignore: array of module names; both results are new references. */
-nib_status nib_target_config(nib_export export_as, nib_format format, json_t *ignore,
+/* Names of modules: those that are quantized, by format, and linear layers that are kept. */
+typedef struct nib_target_modules {
+    json_t *nvfp4, *mxfp4, *ignore; /* arrays */
+} nib_target_modules;
+
+/* Quantization section for config.json, and for ModelOpt hf_quant_config.json (else NULL), of a
+ * model with some quantized module. Both results are new references. */
+nib_status nib_target_config(nib_export export_as, const nib_target_modules *modules,
                              json_t **section, json_t **separate);
 
 #endif

@@ -50,13 +50,17 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     nib_checkpoint_options *o = &a->o;
     switch (key) {
     case 'o': a->dst = arg; return 0;
-    case 'F': a->format = arg; return 0;
+    case 'F': a->format = arg, a->line_option = "--format"; return 0;
     case OPT_EXPORT: a->export_as = nibble_choose(a->me, "--export", arg, exports); return 0;
-    case OPT_RULES: a->rules = arg; return 0;
+    case OPT_RULES: a->rules = arg, a->line_option = "--rules"; return 0;
     case OPT_CHOICE:
         o->scale_choice = (nib_scale_choice)nibble_choose(a->me, "--scale-choice", arg, choices);
+        a->line_option = "--scale-choice";
         return 0;
-    case OPT_INCLUDE: a->include[o->n_include++] = arg; return 0;
+    case OPT_INCLUDE:
+        a->include[o->n_include++] = arg;
+        a->line_option = "--include";
+        return 0;
     case OPT_EXCLUDE: a->exclude[o->n_exclude++] = arg; return 0;
     case 't': a->threads = (int)nibble_number(a->me, "--threads", arg, 0, 1024); return 0;
     case OPT_DRY: o->dry_run = 1; return 0;
@@ -104,6 +108,17 @@ static int ends_with(const char *text, const char *tail)
     return n >= m && !strcmp(text + n - m, tail);
 }
 
+/* Whether the format, or that of some line of the policy, is MXFP4. */
+static int has_mxfp4(const nib_checkpoint_options *o)
+{
+    if (!o->policy) return o->format == NIB_MXFP4;
+    for (int32_t i = 0; i < nib_policy_count(o->policy); i++) {
+        nib_policy_line line = { .size = sizeof line };
+        if (nib_policy_get(o->policy, i, &line) == NIB_OK && line.format == NIB_MXFP4) return 1;
+    }
+    return 0;
+}
+
 /* Options that depend on each other. */
 static void settle(nibble_quantize_args *a, nib_rules *rules)
 {
@@ -122,7 +137,7 @@ static void settle(nibble_quantize_args *a, nib_rules *rules)
     const int to_gguf = a->dst && ends_with(a->dst, ".gguf");
     o->export_as = a->export_as >= 0 ? (nib_export)a->export_as
                  : to_gguf           ? NIB_EXPORT_GGUF
-                 : o->format == NIB_MXFP4 ? NIB_EXPORT_COMPRESSED_TENSORS : NIB_EXPORT_MODELOPT;
+                 : has_mxfp4(o) ? NIB_EXPORT_COMPRESSED_TENSORS : NIB_EXPORT_MODELOPT;
     if (a->rules) {
         nib_rules_preset preset;
         if (nib_rules_preset_from_name(a->rules, &preset) != NIB_OK
@@ -153,6 +168,7 @@ static void print_summary(const nibble_quantize_args *a, const nib_checkpoint_re
     }
     if (r->gptq && a->gptq.all && !a->o.dry_run) nibble_print_layers(stdout, r);
     if (nib_format_name(a->o.format, format, sizeof format) != NIB_OK) format[0] = '\0';
+    if (a->policy) snprintf(format, sizeof format, "by policy");
     printf("%s%s: %s, %s\n", a->o.dry_run ? "would make " : "", a->dst ? a->dst : "output",
            format, exports[a->o.export_as].name);
     printf("  tensors          %llu, %llu of them quantized\n", (unsigned long long)r->n_tensors,
@@ -204,6 +220,9 @@ int nibble_quantize_run(nibble_quantize_args *a)
     nib_exec exec;
     nibble_meter meter;
     nib_checkpoint_report *r = NULL;
+    nib_policy *policy = NULL;
+    if (a->policy && nib_policy_open(a->policy, &policy) != NIB_OK) return nibble_failed(NULL);
+    a->o.policy = policy;
     settle(a, &rules);
     nibble_open_cpu(a->threads, &device, &exec);
     nibble_catch_signals();
@@ -214,5 +233,6 @@ int nibble_quantize_run(nibble_quantize_args *a)
     const nib_status status = nib_checkpoint_quantize(&exec, a->src, a->dst, &a->o, &r);
     nibble_meter_end(&meter);
     nib_device_close(device);
+    nib_policy_close(policy);
     return finish(a, status, r);
 }

@@ -16,6 +16,10 @@ static const struct argp_option options[] = {
     { "seed", OPT_SEED, "N", 0, "Seed of stochastic rounding (0)", NIBBLE_ARITHMETIC },
     { "nonfinite", OPT_NONFINITE, "NAME", 0, "refuse (default) models with NaN or Inf, or "
       "saturate: go on and count them", NIBBLE_ARITHMETIC },
+    { "policy", OPT_POLICY, "FILE", 0, "Format by tensor: lines of PATTERN FORMAT, or keep for "
+      "FORMAT, then if wanted scale choice and rules. The first line that matches a matrix "
+      "decides; what none matches is kept. --exclude wins; not with --format, --block, --include, "
+      "--rules or --scale-choice", NIBBLE_WHICH },
     { "shard", OPT_SHARD, "I/N", 0, "Make part I of N, for `nibble merge`", NIBBLE_RUNS },
     { 0 },
 };
@@ -64,7 +68,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->max_file_bytes = (uint64_t)nibble_number(me, "--max-file-size", arg, 1, INT64_MAX);
         return 0;
     case OPT_METHOD: a->by_gptq = nibble_choose(me, "--method", arg, methods); return 0;
-    case OPT_BLOCK: a->block = (int)nibble_number(me, "--block", arg, 1, 1024); return 0;
+    case OPT_BLOCK:
+        a->block = (int)nibble_number(me, "--block", arg, 1, 1024);
+        a->line_option = "--block";
+        return 0;
+    case OPT_POLICY: a->policy = arg; return 0;
     case OPT_ROUNDING:
         o->rounding = (nib_rounding)nibble_choose(me, "--rounding", arg, roundings);
         return 0;
@@ -73,7 +81,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->nonfinite = (nib_nonfinite_policy)nibble_choose(me, "--nonfinite", arg, nonfinites);
         return 0;
     case OPT_SHARD: parse_shard(me, arg, o); return 0;
-    case ARGP_KEY_END: check_method(a); return 0;
+    case ARGP_KEY_END:
+        check_method(a);
+        if (a->policy && a->line_option)
+            nibble_usage(me, "%s is what the lines of --policy say; leave out one of both",
+                         a->line_option);
+        return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
 }

@@ -15,6 +15,7 @@
 #define NIBBLE_CHECKPOINT_H
 
 #include "nibble/gptq.h"
+#include "nibble/policy.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -113,7 +114,21 @@ typedef struct nib_checkpoint_options {
                                           little longer; 0: the counts in reports are zeros */
     const nib_checkpoint_gptq *gptq;   /* NULL: every tensor is rounded plainly. Options of a size
                                           without this member have NULL */
+    const nib_policy    *policy;       /* NULL, or what decides in place of format, rules,
+                                          scale_choice and include, see below. Options of a size
+                                          without this member have NULL */
 } nib_checkpoint_options;
+
+/* By a policy, a matrix is quantized as the first line says that matches its name, unless exclude
+ * matches too. What no line matches is kept, as is what "keep" says and what has fewer than two
+ * dimensions. A line that names no rules follows the export's own. A line with a format has to
+ * decide for some matrix, or be one for caches, which are no tensors of a file.
+ *
+ * An export takes the formats that it lists above, alone or side by side: COMPRESSED_TENSORS then
+ * has a config group of each, with its modules by name, and says "mixed-precision"; GGUF has a type
+ * for each tensor anyway. In folders q, k and v of a layer must not differ in format, scale choice
+ * or rules, nor gate and up: loaders make one matrix of them. In GGUF those that differ share no
+ * tensor scale. format is not read; rules, scale_choice and include have to be left out. */
 
 /* One source tensor in a report. Strings belong to the report. */
 typedef struct nib_tensor_report {
@@ -177,7 +192,9 @@ typedef struct nib_checkpoint_report {
  * is no multiple of the block (GGUF NVFP4: of 64), an architecture that cannot be converted
  * between Hugging Face and GGUF, a source that is quantized in a way nibble cannot read.
  * NIB_ERR_NONFINITE, NIB_ERR_CANCELLED, NIB_ERR_EXISTS as above and in status.h; ARGUMENT for
- * shard outside 1..shards or an include pattern that matches no matrix. With gptq also what the
+ * shard outside 1..shards or an include pattern that matches no matrix. With policy ARGUMENT for
+ * what it replaces, or a line that decides for nothing; UNSUPPORTED, naming line and tensor, for a
+ * format that the target cannot hold, or unlike tensors that loaders join. With gptq also what the
  * functions of gptq.h return; SHAPE for a Hessian of another k than its tensor's; UNSUPPORTED for
  * one of a stack of matrices, or stochastic rounding; ARGUMENT if no tensor has one, not every one
  * though all is 1, or it is not clear which; NONFINITE for a bad diagonal before any work. dst must

@@ -48,6 +48,8 @@ typedef struct nib_policy_line {
     nib_format       format;       /* NIB_FORMAT_NONE: keep */
     nib_scale_choice scale_choice; /* NIB_SCALE_AMAX if the line names none */
     nib_rules        rules;        /* of the preset that it names, else NIB_RULES_TE; zeros: keep */
+    int32_t          has_rules;    /* 1: it names a preset. A line of a size without this member is
+                                      filled in up to it */
 } nib_policy_line;
 
 /* Reads a policy from a file, or from bytes of text (which need no NUL), of which name is what
