@@ -101,13 +101,18 @@ static int differing(const char *part)
     return seen ? n : -1;
 }
 
+static void write_text(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "w");
+    REQUIRE(f && fputs(text, f) >= 0 && !fclose(f), "%s", path);
+}
+
 NIB_TEST(NibbleGptq, APolicyGivesEachLayerItsFormat)
 {
     static const char *const parts[][2] = { { "nvfp4", ".self_attn." }, { "mxfp4", ".mlp." } };
     REQUIRE(begin(), "%s", nib_last_error());
     const char *policy = temp_path(&dir, "policy");
-    FILE *f = fopen(policy, "w");
-    REQUIRE(f && fputs("*.self_attn.* nvfp4\n*.mlp.* mxfp4\n", f) >= 0 && !fclose(f), "%s", policy);
+    write_text(policy, "*.self_attn.* nvfp4\n*.mlp.* mxfp4\n");
     tool_result r = tool_run(&dir, "quantize", src, "--method", "gptq", "--hessians", hessians,
                              "--order", "group-aware", "--policy", policy, "-o", dst);
     REQUIRE(r.status == 0, "%d: %s", r.status, r.err);
@@ -120,6 +125,18 @@ NIB_TEST(NibbleGptq, APolicyGivesEachLayerItsFormat)
         EXPECT(r.status == 0 && differing(parts[i][1]) == 0 && differing(parts[1 - i][1]) > 0,
                "%s: %s", parts[i][0], r.err);
     }
+    /* Layers of one Hessian: the factor of the one before was made for another block. */
+    snprintf(src, sizeof src, "%s/src.gguf", dir.path);
+    snprintf(dst, sizeof dst, "%s/dst.gguf", dir.path);
+    snprintf(other, sizeof other, "%s/other.gguf", dir.path);
+    REQUIRE(fixture_gguf(src, fixture_llama_gguf(NIB_TT_F16), FIXTURE_LLAMA), "%s", src);
+    write_text(policy, "*q_proj* nvfp4\n*k_proj* mxfp4\n");
+    r = tool_run(&dir, "quantize", src, "--method", "gptq", "--hessians", hessians, "--order",
+                 "group-aware", "--policy", policy, "-o", dst);
+    EXPECT(r.status == 0, "%d: %s", r.status, r.err);
+    r = tool_run(&dir, "quantize", src, "--method", "gptq", "--hessians", hessians, "--order",
+                 "group-aware", "--format", "mxfp4", "--include", "*k_proj*", "-o", other);
+    EXPECT(r.status == 0 && differing("k_proj") == 0 && differing("q_proj") == 2, "%s", r.err);
     temp_dir_remove(&dir);
 }
 
