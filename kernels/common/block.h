@@ -144,8 +144,7 @@ NIB_HD uint32_t nib_scale_given(int e4m3_scale, uint32_t byte)
 
 NIB_HD float nib_scale_to_f32(int e4m3_scale, uint32_t byte)
 {
-    byte = nib_scale_given(e4m3_scale, byte);
-    return e4m3_scale ? nib_e4m3_to_f32(byte) : nib_e8m0_to_f32(byte);
+    return e4m3_scale ? nib_e4m3_to_f32(nib_scale_given(1, byte)) : nib_e8m0_to_f32(byte);
 }
 
 /* What one unit of a code is worth. t is 1 for formats without a tensor scale: exact. */
