@@ -6,6 +6,7 @@
 #include "host/io/compare.h"
 #include "host/io/convert.h"
 #include "host/io/folder.h"
+#include "host/io/guard.h"
 #include "host/io/merge.h"
 #include "host/io/report.h"
 #include "internal.h"
@@ -166,9 +167,9 @@ nib_status nib_checkpoint_quantize(const nib_exec *exec, const char *src, const 
     if (status == NIB_OK && model->quant)
         status = nib_fail(NIB_ERR_UNSUPPORTED, "%s: its config.json says that it is quantized "
                           "already (%s); start from the original", src, model->quant);
-    if (status == NIB_OK && dst && nib_model_is_at(model, dst))
-        status = nib_fail(NIB_ERR_EXISTS, "%s: is the model that is read; it is not replaced", dst);
+    if (status == NIB_OK && dst) status = nib_guard_model(dst, model);
     if (status == NIB_OK) status = nib_plan_make(model, &o, &plan);
+    if (status == NIB_OK && dst) status = nib_guard_hessians(dst, &plan->hessians);
     if (status == NIB_OK) status = planned_report(plan, &made);
     if (status == NIB_OK && !o.dry_run) status = write_output(exec, model, dst, &o, plan, made);
     nib_plan_free(plan);

@@ -44,6 +44,8 @@ static int is_weights(const char *name)
     return 0;
 }
 
+int nib_folder_copies(const char *name) { return name[0] != '.' && !is_weights(name); }
+
 static int in_list(const char *const *list, const char *name)
 {
     for (; list && *list; list++)
@@ -69,7 +71,7 @@ nib_status nib_folder_copy(const char *folder, const char *const *skip, nib_outp
     NIB_REQUIRE(d, NIB_ERR_IO, "%s: %s", folder, strerror(errno));
     nib_status status = NIB_OK;
     for (const struct dirent *e; status == NIB_OK && (e = readdir(d));) {
-        if (e->d_name[0] == '.' || is_weights(e->d_name) || in_list(skip, e->d_name)) continue;
+        if (!nib_folder_copies(e->d_name) || in_list(skip, e->d_name)) continue;
         status = copy_entry(folder, e->d_name, out);
     }
     closedir(d);

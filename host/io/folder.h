@@ -15,6 +15,9 @@ nib_status nib_folder_finish(const nib_model *model, const nib_checkpoint_option
  * the list): tokenizer, chat template, generation config, licence, readme. */
 nib_status nib_folder_copy(const char *folder, const char *const *skip, nib_output *out);
 
+/* 1 if nib_folder_copy takes a file of that name. */
+int nib_folder_copies(const char *name);
+
 /* model.safetensors.index.json: weight_map is a new reference that this takes. */
 nib_status nib_folder_index(nib_output *out, uint64_t total_bytes, json_t *weight_map);
 

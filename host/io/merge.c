@@ -12,6 +12,7 @@
 
 #include "host/io/file_util.h"
 #include "host/io/folder.h"
+#include "host/io/guard.h"
 #include "host/io/json_util.h"
 
 typedef struct part {
@@ -206,8 +207,7 @@ nib_status nib_merge_run(const char *const *paths, size_t n, const char *dst, in
     nib_status status = open_parts(paths, parts, n);
     const int is_folder = status == NIB_OK && !parts[0].model->is_gguf;
     for (size_t i = 0; i < n && status == NIB_OK; i++)
-        if (nib_model_is_at(parts[i].model, dst))
-            status = nib_fail(NIB_ERR_EXISTS, "%s: is one of the parts; it is not replaced", dst);
+        status = nib_guard_model(dst, parts[i].model);
     if (status == NIB_OK) status = nib_output_begin(dst, is_folder, force, 0, "merge", &out);
     if (status == NIB_OK)
         status = is_folder ? merge_folders(parts, n, out) : merge_gguf(parts, n, out);

@@ -343,29 +343,6 @@ static nib_status open_files(nib_model *m)
     return gather_safetensors(m);
 }
 
-static int is_same(const char *path, const struct stat *other)
-{
-    struct stat st;
-    return path && stat(path, &st) == 0 && st.st_dev == other->st_dev && st.st_ino == other->st_ino;
-}
-
-int nib_model_is_at(const nib_model *m, const char *path)
-{
-    struct stat there;
-    size_t length = strlen(path);
-    while (length > 1 && path[length - 1] == '/') length--; /* as nib_output_begin does */
-    char *name = strndup(path, length);
-    const int found = name && stat(name, &there) == 0;
-    free(name);
-    if (!found) return 0;
-    int same = is_same(m->path, &there) || is_same(m->folder, &there)
-            || is_same(m->gguf_path, &there);
-    const size_t files = m->st ? nib_safetensors_files(m->st) : 0;
-    for (size_t i = 0; i < files && !same; i++)
-        same = is_same(nib_safetensors_path(m->st, i), &there);
-    return same;
-}
-
 nib_status nib_model_open(const char *path, nib_model **out)
 {
     *out = NULL;

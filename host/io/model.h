@@ -50,9 +50,6 @@ typedef struct nib_model {
 nib_status nib_model_open(const char *path, nib_model **out);
 void       nib_model_close(nib_model *model);
 
-/* 1 if path is the model's folder or one of its files: writing there would lose it. */
-int nib_model_is_at(const nib_model *model, const char *path);
-
 /* dtype of the rows without decoding when they can be used in place, in HF order: F32, F16 or
  * BF16, aligned. Returns NULL if they must be read. */
 const void *nib_logical_in_place(const nib_logical *t, nib_dtype *dtype);

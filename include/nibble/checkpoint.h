@@ -197,14 +197,18 @@ typedef struct nib_checkpoint_report {
  * format that the target cannot hold, or unlike tensors that loaders join. With gptq also what the
  * functions of gptq.h return; SHAPE for a Hessian of another k than its tensor's; UNSUPPORTED for
  * one of a stack of matrices, or stochastic rounding; ARGUMENT if no tensor has one, not every one
- * though all is 1, or it is not clear which; NONFINITE for a bad diagonal before any work. dst must
- * not be the source itself, force or not: NIB_ERR_EXISTS. */
+ * though all is 1, or it is not clear which; NONFINITE for a bad diagonal before any work.
+ *
+ * Nothing that is read is ever replaced: NIB_ERR_EXISTS, force or not and before any work, also of
+ * a dry run, if the source, a file of it or a file of Hessians or inputs is dst or lies anywhere in
+ * the folder dst, by its name or where symbolic links lead. */
 nib_status nib_checkpoint_quantize(const nib_exec *exec, const char *src, const char *dst,
                                    const nib_checkpoint_options *options,
                                    nib_checkpoint_report **report);
 
 /* Joins the parts that nib_checkpoint_quantize wrote with shard = 1..shards into dst, which must
- * not exist unless force. NIB_ERR_ARGUMENT if parts are missing, doubled or of different runs. */
+ * not exist unless force. NIB_ERR_ARGUMENT if parts are missing, doubled or of different runs;
+ * NIB_ERR_EXISTS also if a part, or a file of one, is dst or lies in it, as above. */
 nib_status nib_checkpoint_merge(const char *const *parts, size_t n_parts, const char *dst,
                                 int32_t force);
 
