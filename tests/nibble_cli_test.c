@@ -192,6 +192,73 @@ NIB_TEST(NibbleCli, ReportsAreJson)
     temp_dir_remove(&dir);
 }
 
+/* The report never takes the place of what is read, nor lies in what is made. */
+NIB_TEST(NibbleCli, JsonReplacesNothingThatIsRead)
+{
+    static const char *const files[] = { "src/model.safetensors", "src/config.json" };
+    char path[320], hessians[300];
+    REQUIRE(begin(), "%s", src);
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir.path, files[i]);
+        const char *const runs[][7] = { { "info", src, "-j", path },
+                                        { "compare", src, src, "-j", path },
+                                        { "quantize", src, "-o", dst, "-j", path } };
+        struct stat before, after;
+        REQUIRE(stat(path, &before) == 0, "%s", path);
+        for (int k = 0; k < 3; k++) {
+            const tool_result r = tool_run_with(&dir, NULL, runs[k]);
+            EXPECT(r.status == 1 && has(r.err, "is read"), "%s %s: %d: %s", runs[k][0], path,
+                   r.status, r.err);
+            EXPECT(stat(path, &after) == 0 && after.st_size == before.st_size, "%s", path);
+            EXPECT(temp_count(dst) < 0, "the work was done");
+        }
+    }
+    snprintf(hessians, sizeof hessians, "%s/h.safetensors", dir.path);
+    REQUIRE(fixture_safetensors(hessians, fixture_llama(NIB_TT_F32), 1), "%s", hessians);
+    tool_result r = tool_run(&dir, "gptq", src, "--inputs", hessians, "-o", dst, "-j", hessians);
+    EXPECT(r.status == 1 && has(r.err, "is read"), "%d: %s", r.status, r.err);
+    r = tool_run(&dir, "quantize", src, "-o", hessians, "--export", "gguf", "-j", hessians);
+    EXPECT(r.status == 1 && has(r.err, "lies in"), "%d: %s", r.status, r.err);
+    REQUIRE(tool_run(&dir, "quantize", src, "-o", dst).status == 0, "quantize");
+    snprintf(path, sizeof path, "%s/r.json", dst);
+    r = tool_run(&dir, "quantize", src, "-o", dst, "-f", "-j", path);
+    EXPECT(r.status == 1 && has(r.err, "lies in"), "%d: %s", r.status, r.err);
+    /* Elsewhere in the source's folder it may lie. */
+    snprintf(path, sizeof path, "%s/src/.report.json", dir.path);
+    r = tool_run(&dir, "info", src, "-j", path);
+    EXPECT(r.status == 0 && fixture_has(src, ".report.json"), "%d: %s", r.status, r.err);
+    temp_dir_remove(&dir);
+}
+
+static void limit_files(void)
+{
+    const struct rlimit limit = { 2000, 2000 };
+    setrlimit(RLIMIT_FSIZE, &limit);
+    signal(SIGXFSZ, SIG_IGN);
+}
+
+NIB_TEST(NibbleCli, TornJsonIsNeverLeft)
+{
+    const char *const args[TOOL_ARGS + 1] = { "info", src, "--json", json_path };
+    char link[300], target[300];
+    REQUIRE(begin(), "%s", src);
+    for (int old = 0; old < 2; old++) {
+        if (old) REQUIRE(temp_write(json_path, "old", 3), "%s", json_path);
+        const tool_result r = tool_run_with(&dir, limit_files, args);
+        EXPECT(r.status == 1 && has(r.err, "report.json"), "%d: %s", r.status, r.err);
+        char *text = temp_read(json_path, NULL);
+        EXPECT(old ? text && !strcmp(text, "old") : !text, "%d: there is now '%s'", old, text);
+        EXPECT(!fixture_leftovers(json_path), "something is left");
+        free(text);
+    }
+    snprintf(link, sizeof link, "%s/link.json", dir.path);
+    snprintf(target, sizeof target, "%s/target.json", dir.path);
+    REQUIRE(symlink(target, link) == 0, "symlink");
+    tool_result r = tool_run(&dir, "info", src, "--json", link);
+    EXPECT(r.status == 0 && fixture_has(dir.path, "target.json"), "%d: %s", r.status, r.err);
+    temp_dir_remove(&dir);
+}
+
 NIB_TEST(NibbleCli, FullStandardOutputIsAFailure)
 {
     REQUIRE(begin(), "%s", src);

@@ -30,7 +30,8 @@ static const struct argp_option options[] = {
     { "resume", OPT_RESUME, NULL, 0, "Go on where a stopped run with the same arguments was",
       NIBBLE_RUNS },
     { "force", 'f', NULL, 0, "Replace what stands under DST", NIBBLE_RUNS },
-    { "json", 'j', "FILE", 0, "Write all figures as JSON, - for standard output", NIBBLE_RUNS },
+    { "json", 'j', "FILE", 0, "Write all figures as JSON, - for standard output; not in DST",
+      NIBBLE_RUNS },
     { "counts", OPT_COUNTS, NULL, 0, "Count the uses of codes and scales for --json",
       NIBBLE_RUNS },
     { "quiet", 'q', NULL, 0, "No progress and no summary", NIBBLE_RUNS },
@@ -224,6 +225,9 @@ int nibble_quantize_run(nibble_quantize_args *a)
     if (a->policy && nib_policy_open(a->policy, &policy) != NIB_OK) return nibble_failed(NULL);
     a->o.policy = policy;
     settle(a, &rules);
+    if (nibble_check_json(a->json, &(nibble_reads){ { a->src }, a->gptq.hessians, a->gptq.inputs,
+                                                    a->dst }))
+        return 1;
     nibble_open_cpu(a->threads, &device, &exec);
     nibble_catch_signals();
     nibble_meter_start(&meter, strchr(a->me, ' ') + 1, a->quiet);

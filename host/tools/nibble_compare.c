@@ -59,6 +59,8 @@ int nibble_compare_main(int argc, char **argv)
                                "nibble reads, and prints how far B's are from A's.",
                                NULL, NULL, NULL };
     argp_parse(&argp, argc, argv, 0, NULL, &a);
+    if (nibble_check_json(a.json, &(nibble_reads){ .models = { a.model[0], a.model[1] } }))
+        return 1;
     nib_device *device;
     nib_exec exec;
     nibble_open_cpu(a.threads, &device, &exec);

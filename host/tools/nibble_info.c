@@ -75,6 +75,7 @@ int nibble_info_main(int argc, char **argv)
                                "a GGUF file. A quantized weight and its scales are one tensor.",
                                NULL, NULL, NULL };
     argp_parse(&argp, argc, argv, 0, NULL, &a);
+    if (nibble_check_json(a.json, &(nibble_reads){ .models = { a.path } })) return 1;
     nib_checkpoint_report *r;
     if (nib_checkpoint_info(a.path, &r) != NIB_OK) return nibble_failed(NULL);
     int status = 0;

@@ -1,9 +1,13 @@
-/* nibble_json.c: reports as JSON. */
+/* nibble_json.c: reports as JSON, and where it may be written. */
 #include <errno.h>
 #include <jansson.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
+#include "host/io/guard.h"
+#include "host/io/output.h"
 #include "nibble_tool.h"
 
 /* JSON has no Inf and no NaN: an error of nothing has no SNR, and sums may overflow. */
@@ -87,18 +91,81 @@ static json_t *report_json(const char *command, const nib_checkpoint_report *r,
                      seconds, "tensors", tensors);
 }
 
-int nibble_write_json(const char *path, const char *command, const nib_checkpoint_report *report,
-                      const char *source, const char *target)
+/* ---- the file ---- */
+
+/* Devices, pipes and links are written through, like standard output. */
+static int is_special(const char *path)
+{
+    struct stat st;
+    return !strcmp(path, "-") || (lstat(path, &st) == 0 && !S_ISREG(st.st_mode));
+}
+
+int nibble_check_json(const char *path, const nibble_reads *reads)
+{
+    struct stat st;
+    if (!path || !strcmp(path, "-") || (stat(path, &st) == 0 && !S_ISREG(st.st_mode))) return 0;
+    const char *hessians = reads->hessians ? reads->hessians : reads->inputs;
+    nib_hessian_table table = { 0 };
+    nib_model *model;
+    nib_status status = NIB_OK;
+    /* What cannot be opened is the run's to tell. */
+    for (int i = 0; i < 2 && status == NIB_OK; i++) {
+        if (!reads->models[i] || nib_model_open(reads->models[i], &model) != NIB_OK) continue;
+        status = nib_guard_model(path, model);
+        nib_model_close(model);
+    }
+    if (status == NIB_OK && hessians
+        && nib_hessian_table_open(hessians, !reads->hessians, &table) == NIB_OK)
+        status = nib_guard_hessians(path, &table);
+    nib_hessian_table_close(&table);
+    if (status != NIB_OK) return nibble_failed("the JSON");
+    if (!reads->dst || !nib_path_is_within(reads->dst, path)) return 0;
+    fprintf(stderr, "nibble: the JSON: %s: lies in %s, which is made whole or not at all\n", path,
+            reads->dst);
+    return 1;
+}
+
+/* Aside and renamed, so that a full disk leaves what was there. */
+static int write_file(const char *path, const char *text, size_t bytes)
+{
+    nib_output *out;
+    nib_output_data *data;
+    nib_status status = nib_output_begin(path, 0, 1, 0, "json", &out);
+    if (status != NIB_OK) return nibble_failed("the JSON");
+    status = nib_output_file(out, NULL, text, bytes, bytes, &data);
+    if (status == NIB_OK) status = nib_output_commit(out);
+    if (status == NIB_OK) return 0;
+    nib_output_abort(out, 0);
+    return nibble_failed("the JSON");
+}
+
+static int write_through(const char *path, const char *text)
 {
     FILE *out = strcmp(path, "-") ? fopen(path, "w") : stdout;
     if (!out) {
         fprintf(stderr, "nibble: %s: %s\n", path, strerror(errno));
         return 1;
     }
-    json_t *j = report_json(command, report, source, target);
-    int failed = !j || json_dumpf(j, out, JSON_INDENT(1)) || fputc('\n', out) == EOF;
-    json_decref(j);
+    int failed = fputs(text, out) == EOF;
     failed |= (out == stdout ? fflush(out) : fclose(out)) != 0;
     if (failed) fprintf(stderr, "nibble: %s: the JSON could not be written\n", path);
+    return failed;
+}
+
+int nibble_write_json(const char *path, const char *command, const nib_checkpoint_report *report,
+                      const char *source, const char *target)
+{
+    json_t *j = report_json(command, report, source, target);
+    char *dumped = j ? json_dumps(j, JSON_INDENT(1)) : NULL, *text = NULL;
+    const int bytes = dumped ? asprintf(&text, "%s\n", dumped) : -1;
+    json_decref(j);
+    free(dumped);
+    if (bytes < 0) {
+        fprintf(stderr, "nibble: %s: the JSON could not be made\n", path);
+        return 1;
+    }
+    const int failed = is_special(path) ? write_through(path, text)
+                                        : write_file(path, text, (size_t)bytes);
+    free(text);
     return failed;
 }

@@ -86,7 +86,17 @@ nibble_ratios nibble_gptq_ratios(const nib_checkpoint_report *report);
 /* Error by layer type and the worst tensors. what: "quantized" or "differing". */
 void nibble_print_errors(FILE *out, const nib_checkpoint_report *report, const char *what);
 
-/* Writes a report as one JSON object to path ("-": stdout). Returns 0, or 1 with a sentence. */
+/* What a command reads and makes, for nibble_check_json; NULL where there is none. */
+typedef struct nibble_reads {
+    const char *models[2], *hessians, *inputs, *dst;
+} nibble_reads;
+
+/* 0 if JSON may be written to path (NULL: none is wanted): it is no file that is read and does not
+ * lie in what is made. Else 1 with a sentence. */
+int nibble_check_json(const char *path, const nibble_reads *reads);
+
+/* Writes a report as one JSON object to path ("-": stdout). A file appears whole or not at all; a
+ * link is written through. Returns 0, or 1 with a sentence. */
 int nibble_write_json(const char *path, const char *command, const nib_checkpoint_report *report,
                       const char *source, const char *target);
 
