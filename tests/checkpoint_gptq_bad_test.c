@@ -119,6 +119,42 @@ NIB_TEST(CheckpointGptq, AmbiguousNamesAndStacks)
     temp_dir_remove(&c.dir);
 }
 
+/* P.weight's tokens are P.weight.tokens or, where no P has them, P.tokens; P wins over P.weight. */
+NIB_TEST(CheckpointGptq, TokensAreFoundUnderBothNames)
+{
+#define P "a.down_proj"
+    static const fixture_tensor w = { P ".weight", NIB_TT_F32, 2, { 32, 64 }, 1.0f, NULL };
+#define SQUARE(name) { name, NIB_TT_F32, 2, { 64, 64 }, 1.0f, NULL }
+#define TOKENS(name) { name, NIB_TT_U64, 1, { 1 }, 1.0f, NULL }
+    static const struct {
+        fixture_tensor t[3];
+        size_t         n;
+        const char    *hessian;
+        int            counted;
+    } rows[] = {
+        { { SQUARE(P), TOKENS(P ".tokens") }, 2, P, 1 },
+        { { SQUARE(P ".weight"), TOKENS(P ".tokens") }, 2, P ".weight", 1 },
+        { { SQUARE(P ".weight"), TOKENS(P ".weight.tokens") }, 2, P ".weight", 1 },
+        { { SQUARE(P ".weight"), TOKENS("a.up_proj.tokens") }, 2, P ".weight", 0 },
+        { { SQUARE(P), SQUARE(P ".weight"), TOKENS(P ".weight.tokens") }, 3, P, 0 },
+    };
+    REQUIRE(gptq_begin(&c), "%s", nib_last_error());
+    temp_dir_remove_at(c.src);
+    REQUIRE(fixture_folder(c.src, &w, 1, 1), "%s", c.src);
+    nib_checkpoint_options o = gptq_options(&c, NIB_EXPORT_MODELOPT, NIB_NVFP4);
+    o.dry_run = 1;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        nib_checkpoint_report *r = NULL;
+        REQUIRE(fixture_safetensors(c.hessians, rows[i].t, rows[i].n), "%s", c.hessians);
+        REQUIRE(run_model(&c, c.dst, &o, 1, &r) == NIB_OK, "%zu: %s", i, nib_last_error());
+        EXPECT(!strcmp(r->gptq[0]->hessian, rows[i].hessian), "%zu: %s", i, r->gptq[0]->hessian);
+        EXPECT((r->gptq[0]->tokens != UINT64_MAX) == rows[i].counted, "%zu: %llu tokens", i,
+               (unsigned long long)r->gptq[0]->tokens);
+        nib_checkpoint_report_free(r);
+    }
+    temp_dir_remove(&c.dir);
+}
+
 NIB_TEST(CheckpointGptq, BadRequests)
 {
     NEEDS_OPENBLAS;

@@ -52,12 +52,23 @@ static nib_status check_square(const char *path, const nib_tensor *t)
     return NIB_OK;
 }
 
+/* "NAME.tokens"; of a NAME "P.weight" also "P.tokens", unless that is the count of a tensor P. */
 static nib_status find_tokens(const nib_safetensors *file, nib_hessian_entry *entry)
 {
     char *name;
-    NIB_REQUIRE(asprintf(&name, "%s.tokens", entry->tensor->name) >= 0, NIB_ERR_OUT_OF_MEMORY,
+    const char *of = entry->tensor->name;
+    NIB_REQUIRE(asprintf(&name, "%s.tokens", of) >= 0, NIB_ERR_OUT_OF_MEMORY,
                 "no memory for a name");
-    const nib_tensor *t = entry->tokens = nib_safetensors_find(file, name);
+    const nib_tensor *t = nib_safetensors_find(file, name);
+    if (!t && ends_with(of, ".weight")) {
+        char *tail = name + strlen(of) - strlen(".weight");
+        *tail = '\0';
+        if (!nib_safetensors_find(file, name)) {
+            memcpy(tail, ".tokens", sizeof ".tokens");
+            t = nib_safetensors_find(file, name);
+        }
+    }
+    entry->tokens = t;
     free(name);
     NIB_REQUIRE(!t || !entry->inputs, NIB_ERR_SHAPE,
                 "%s: '%s' stands beside '%s', which is therefore a Hessian, not inputs",

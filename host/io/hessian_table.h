@@ -9,7 +9,7 @@
 
 typedef struct nib_hessian_entry {
     const nib_tensor *tensor;  /* [k, k], or of inputs [..., k]; NULL: there is none */
-    const nib_tensor *tokens;  /* "NAME.tokens"; NULL: not there */
+    const nib_tensor *tokens;  /* "NAME.tokens", as hessian.h says; NULL: none */
     const char       *path;    /* of the file, for errors */
     int32_t           inputs;  /* 1: rows of tensor are inputs */
     int64_t           k;

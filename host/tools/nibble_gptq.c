@@ -4,10 +4,10 @@
 static const struct argp_option method_options[] = {
     { NULL, 0, NULL, 0, "GPTQ:", NIBBLE_GPTQ },
     { "hessians", OPT_HESSIANS, "PATH", 0, "safetensors file, or folder of such, of the sums of "
-      "x x^T over each layer's inputs x: P or P.weight of [K, K], F32 or F64, for the weights "
-      "P.weight; P.tokens, U64 of [1], says how many. Without one of their own A.q_proj, A.k_proj "
-      "and A.v_proj take A.qkv, A.gate_proj and A.up_proj A.gate_up, or else what the only one of "
-      "them that has any has", NIBBLE_GPTQ },
+      "x x^T over each layer's inputs x: P, or else P.weight, of [K, K], F32 or F64, for the "
+      "weights P.weight; P.tokens or P.weight.tokens, U64 of [1], says how many. Without one of "
+      "their own A.q_proj, A.k_proj and A.v_proj take A.qkv, A.gate_proj and A.up_proj A.gate_up, "
+      "or else what the only one of them that has any has", NIBBLE_GPTQ },
     { "order", OPT_ORDER, "NAME", 0, "natural, act (default: falling diagonal of the Hessian) or "
       "group-aware (blocks first). Nothing is permuted at inference", NIBBLE_GPTQ },
     { "scales", OPT_SCALES, "NAME", 0, "frozen and fresh take --scale-choice, before any rounding "

@@ -49,10 +49,10 @@ typedef enum nib_stage {
 } nib_stage;
 
 /* Rounding by gptq.h of the tensors that have a Hessian; the others are rounded plainly, and the
- * report tells which. A matrix P.weight goes with what the files name P or P.weight, or, of inputs,
- * P.input. Where there is none, A.q_proj, A.k_proj and A.v_proj take A.qkv, A.gate_proj and
- * A.up_proj (A.w1 and A.w3) A.gate_up, or else what the only one of them that has any has. Hessians
- * of the same bytes, one after the other, are factored once.
+ * report tells which. A matrix P.weight goes with what the files name P, or else P.weight, or else,
+ * of inputs, P.input. Where there is none, A.q_proj, A.k_proj and A.v_proj take A.qkv, A.gate_proj
+ * and A.up_proj (A.w1 and A.w3) A.gate_up, or else what the only one of them that has any has.
+ * Hessians of the same bytes, one after the other, are factored once.
  *
  * Such a tensor is worked on as a whole, which takes memory for the largest: its Hessian and one
  * factor, k * k reals each; codes and scales; W as f32 unless it lies ready in the source; and the

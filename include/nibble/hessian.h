@@ -141,7 +141,8 @@ nib_status nib_hessian_save(const char *path, int64_t count, const char *const *
 
 /* Reads one, from a safetensors file or a folder with one. First with data NULL, which fills in
  * real, k and ld_elems = k; then with data, and tokens or NULL, in host memory and real, k as the
- * file has them. *tokens is UINT64_MAX, not counted, if the file does not tell. Returns NIB_ERR_IO,
+ * file has them. *tokens is UINT64_MAX, not counted, if the file does not tell; of a name
+ * "P.weight", "P.tokens" tells where there is no "P.weight.tokens" and no P. Returns NIB_ERR_IO,
  * NIB_ERR_FORMAT for a file that is none, NIB_ERR_SHAPE if there is no such tensor (the text lists
  * some), it is not square or not F32 or F64, or differs from *hessian. */
 nib_status nib_hessian_load(const char *path, const char *name, nib_hessian *hessian);
