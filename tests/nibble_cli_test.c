@@ -192,6 +192,47 @@ NIB_TEST(NibbleCli, ReportsAreJson)
     temp_dir_remove(&dir);
 }
 
+static void put_huge(float *x, int64_t n)
+{
+    for (int64_t i = 0; i < 32 && i < n; i++) x[i] = 3e38f;
+}
+
+/* Finite weights that some rules make Inf are told, and no figure is left out. */
+NIB_TEST(NibbleCli, OverflowIsToldAndItsFiguresAreNull)
+{
+    static const char *const figures[] = { "mse", "relative_mse", "snr_db", "max_error",
+                                           "sum_sq_error" };
+    static const char *const rules[] = { "te", "modelopt", "compressed-tensors", "ocp", "gguf" };
+    static const fixture_tensor t[] = {
+        { "a.up_proj.weight", NIB_TT_F32, 2, { 4, 64 }, 1.0f, NULL },
+        { "a.down_proj.weight", NIB_TT_F32, 2, { 4, 64 }, 1.0f, put_huge } };
+    REQUIRE(begin(), "%s", src);
+    temp_dir_remove_at(src);
+    REQUIRE(fixture_folder(src, t, 2, 1), "%s", src);
+    for (int i = 0; i < 5; i++) {
+        const int is_inf = i < 3;
+        const tool_result r = tool_run(&dir, "quantize", src, "-o", dst, "-f", "--format", "mxfp4",
+                                       "--rules", rules[i], "-j", json_path);
+        EXPECT(r.status == 0 && has(r.out, "overflow         1 tensors") == is_inf, "%s: %s%s",
+               rules[i], r.out, r.err);
+        EXPECT(has(r.out, "first a.down_proj.weight") == is_inf, "%s: %s", rules[i], r.out);
+        json_t *j = json_load_file(json_path, 0, NULL);
+        for (size_t k = 0; k < 2; k++) {
+            const json_t *x = json_array_get(json_object_get(j, "tensors"), k);
+            const char *name = json_string_value(json_object_get(x, "name"));
+            const int told = json_is_true(json_object_get(x, "overflowed"));
+            EXPECT(name && told == (is_inf && has(name, "down")), "%s: %d", rules[i], told);
+            for (int f = 0; f < 5; f++) {
+                const json_t *figure = json_object_get(x, figures[f]);
+                EXPECT(told ? json_is_null(figure) || f == 2 : json_is_number(figure), "%s: %s",
+                       rules[i], figures[f]);
+            }
+        }
+        json_decref(j);
+    }
+    temp_dir_remove(&dir);
+}
+
 /* The report never takes the place of what is read, nor lies in what is made. */
 NIB_TEST(NibbleCli, JsonReplacesNothingThatIsRead)
 {

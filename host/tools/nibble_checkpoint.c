@@ -153,6 +153,17 @@ static void settle(nibble_quantize_args *a, nib_rules *rules)
 
 /* ---- what is said ---- */
 
+static void print_overflow(const nib_checkpoint_report *r)
+{
+    const char *first = NULL;
+    uint64_t n = 0;
+    for (uint64_t i = 0; i < r->n_tensors; i++)
+        if (nibble_overflowed(&r->tensors[i].error) && !n++) first = r->tensors[i].name;
+    if (n)
+        printf("  overflow         %llu tensors hold Inf where the weights are finite, first %s\n",
+               (unsigned long long)n, first);
+}
+
 static void print_summary(const nibble_quantize_args *a, const nib_checkpoint_report *r)
 {
     char format[48];
@@ -190,6 +201,7 @@ static void print_summary(const nibble_quantize_args *a, const nib_checkpoint_re
     printf("  time             %.2f s, of them %.2f s writing\n", r->seconds, r->seconds_write);
     if (r->nonfinite)
         printf("  NaN and Inf      %llu, by the rules\n", (unsigned long long)r->nonfinite);
+    print_overflow(r);
     if (r->gptq && !a->gptq.all)
         puts("GPTQ moves outputs less than plain rounding and weights more; these are weights.");
     if (!a->gptq.all) nibble_print_errors(stdout, r, "quantized");

@@ -10,7 +10,7 @@
 #include "host/io/output.h"
 #include "nibble_tool.h"
 
-/* JSON has no Inf and no NaN: an error of nothing has no SNR, and sums may overflow. */
+/* JSON has no Inf: an error of nothing has no SNR, and a weight that became Inf an error of Inf. */
 static json_t *number_or_null(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
 /* Nothing if nobody counted. */
@@ -54,13 +54,14 @@ static json_t *tensor_json(const nib_tensor_report *t, const nib_tensor_gptq *gp
     const nib_quantize_report *e = &t->error;
     if (j && gptq) json_object_set_new(j, "gptq", gptq_json(gptq));
     if (!j || !e->elements) return j;
-    json_object_set_new(j, "tensor_scale", json_real((double)t->tensor_scale));
+    json_object_set_new(j, "tensor_scale", number_or_null((double)t->tensor_scale));
     json_object_set_new(j, "mse", number_or_null(e->sum_sq_error / (double)e->elements));
     json_object_set_new(j, "relative_mse", number_or_null(nibble_relative_mse(e)));
     json_object_set_new(j, "snr_db", number_or_null(nibble_snr_db(e)));
     json_object_set_new(j, "max_error", number_or_null(e->max_error));
     json_object_set_new(j, "sum_sq_error", number_or_null(e->sum_sq_error));
     json_object_set_new(j, "sum_sq", number_or_null(e->sum_sq));
+    json_object_set_new(j, "overflowed", json_boolean(nibble_overflowed(e)));
     json_object_set_new(j, "nonfinite", json_integer((json_int_t)e->nonfinite));
     json_object_set_new(j, "flushed", json_integer((json_int_t)e->flushed));
     json_object_set_new(j, "saturated", json_integer((json_int_t)e->saturated));

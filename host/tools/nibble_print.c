@@ -42,6 +42,8 @@ double nibble_relative_mse(const nib_quantize_report *e)
     return e->sum_sq > 0 ? e->sum_sq_error / e->sum_sq : e->sum_sq_error > 0 ? INFINITY : 0;
 }
 
+int nibble_overflowed(const nib_quantize_report *e) { return !isfinite(e->max_error); }
+
 /* One line of the table: every tensor of a layer type. */
 typedef struct type_line {
     const char         *type;

@@ -71,6 +71,9 @@ const char *nibble_dims(const nib_tensor_report *tensor);
 
 double nibble_snr_db(const nib_quantize_report *error);
 double nibble_relative_mse(const nib_quantize_report *error);
+/* 1 if a finite weight became Inf: blocks near the end of f32's range, whose scale a format without
+ * tensor scale rounds up. */
+int nibble_overflowed(const nib_quantize_report *error);
 
 /* error / plain_error; 1 if both are 0. */
 double nibble_error_ratio(const nib_gptq_report *report);

@@ -218,7 +218,8 @@ typedef struct nib_quantize_report {
     uint64_t nonfinite;       /* NaN and Inf in the source: not in the figures below */
     uint64_t flushed;         /* finite and not zero, stored as zero */
     uint64_t saturated;       /* stored as the largest element, and further than it from 0 */
-    double   max_error;       /* largest |x - value| */
+    double   max_error;       /* largest |x - value|; Inf, as the next, where a finite x became Inf,
+                                 by rules that round an E8M0 scale near f32's end up */
     double   sum_sq_error;    /* sum of (x - value)^2 */
     double   sum_sq;          /* sum of x^2 */
     uint64_t code_count[256]; /* uses of each code; 16, 64 or 256 of them can occur */
