@@ -60,6 +60,36 @@ NIB_TEST(CheckpointCross, Llama3RopeIsTensorOrConfiguration)
     temp_dir_remove(&dir);
 }
 
+/* Its rope_freqs.weight is in config.json there: not missing. Of two GGUF files it would be. */
+NIB_TEST(CheckpointCross, Llama3ComparesWithItsFolder)
+{
+    const temp_dir dir = temp_dir_make();
+    char folder[512];
+    snprintf(folder, sizeof folder, "%s/folder", dir.path);
+    nib_checkpoint_report *all = NULL, *r = NULL;
+    nib_device *device;
+    const nib_device_options cpu = { .size = sizeof cpu, .backend = NIB_BACKEND_CPU };
+    REQUIRE(nib_device_open(&cpu, &device) == NIB_OK, "%s", nib_last_error());
+    const nib_exec one = { .size = sizeof one, .device = device }, *exec = &one;
+    REQUIRE(convert(LLAMA3, folder, NIB_EXPORT_MODELOPT) == NIB_OK, "%s", nib_last_error());
+    REQUIRE(nib_checkpoint_compare(exec, LLAMA3, LLAMA3, NULL, &all) == NIB_OK, "%s",
+            nib_last_error());
+    for (int back = 0; back < 2; back++) {
+        const char *a = back ? folder : LLAMA3, *b = back ? LLAMA3 : folder;
+        REQUIRE(nib_checkpoint_compare(exec, a, b, NULL, &r) == NIB_OK, "%s",
+                nib_last_error());
+        EXPECT(r->n_tensors + 1 == all->n_tensors, "%d of %d tensors", (int)r->n_tensors,
+               (int)all->n_tensors);
+        for (uint64_t i = 0; i < r->n_tensors; i++)
+            EXPECT(r->tensors[i].error.elements && r->tensors[i].error.max_error == 0, "%s",
+                   r->tensors[i].name);
+        nib_checkpoint_report_free(r);
+    }
+    nib_checkpoint_report_free(all);
+    nib_device_close(device);
+    temp_dir_remove(&dir);
+}
+
 NIB_TEST(CheckpointCross, FolderWithoutQuantizedTensorsIsPlain)
 {
     const temp_dir dir = temp_dir_make();

@@ -15,6 +15,9 @@
 nib_status nib_name_gguf_to_hf(const char *gguf_name, char *text, size_t text_bytes);
 nib_status nib_name_hf_to_gguf(const char *hf_name, char *text, size_t text_bytes);
 
+/* 1 if Hugging Face folders have what this tensor says in config.json: "rope_freqs.weight". */
+int nib_name_is_configuration(const char *gguf_name);
+
 /* GGUF of architecture "llama" holds the rows of q_proj and k_proj (weights and biases) in
  * another order: within a head of d rows, GGUF row 2j + t = HF row t * d/2 + j, t in {0, 1}.
  * Returns the number of heads whose rows are permuted, or 0 for every other tensor. */

@@ -138,3 +138,8 @@ int64_t nib_hf_row_of_gguf(int64_t gguf_row, int64_t rows, int32_t heads)
     const int64_t d = rows / heads, head = gguf_row / d, in_head = gguf_row % d;
     return head * d + in_head % 2 * (d / 2) + in_head / 2;
 }
+
+int nib_name_is_configuration(const char *gguf_name)
+{
+    return !strcmp(gguf_name, "rope_freqs.weight");
+}

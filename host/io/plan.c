@@ -299,8 +299,8 @@ static void make_fingerprint(const nib_model *model, const nib_checkpoint_option
 static nib_status add_item(const nib_checkpoint_options *o, nib_plan *plan, const nib_logical *t,
                            uint64_t *random_offset)
 {
-    /* config.json has taken what rope_freqs.weight says (nib_hf_files_from_gguf). */
-    if (plan->target->is_folder && t->gguf_only && !strcmp(t->name, "rope_freqs.weight"))
+    /* config.json has taken what it says (nib_hf_files_from_gguf). */
+    if (plan->target->is_folder && t->gguf_only && nib_name_is_configuration(t->name))
         return NIB_OK;
     NIB_REQUIRE(!plan->target->is_folder || !t->gguf_only, NIB_ERR_UNSUPPORTED,
                 "%s: has no name in Hugging Face folders", t->name);

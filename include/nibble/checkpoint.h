@@ -217,7 +217,8 @@ nib_status nib_checkpoint_merge(const char *const *parts, size_t n_parts, const 
 nib_status nib_checkpoint_info(const char *path, nib_checkpoint_report **report);
 
 /* Compares the logical tensors that both models have, decoded to f32: error is b against a, its
- * sum_sq that of a. Tensors of one model only: NIB_ERR_SHAPE, naming one; different dims too.
+ * sum_sq that of a. Tensors of one model only: NIB_ERR_SHAPE, naming one; different dims too. What
+ * GGUF has as a tensor and a folder in config.json, rope_freqs.weight, is left out between them.
  * Types that are not decoded (integers, FP8) must agree to the byte: NIB_ERR_UNSUPPORTED.
  * exec as above; progress and cancel of options are obeyed, options may be NULL. */
 nib_status nib_checkpoint_compare(const nib_exec *exec, const char *a, const char *b,
