@@ -119,6 +119,8 @@ nib_status nib_gemm_plan_make(const nib_device *device, const nib_gemm_options *
     char why[NIB_WHY_BYTES] = "";
     nib_gemm_options made;
     NIB_REQUIRE(plan, NIB_ERR_ARGUMENT, "%s: plan is NULL", what);
+    NIB_REQUIRE(plan->size >= PLAN_V1, NIB_ERR_ARGUMENT,
+                "%s: plan->size is %u, at least %d is needed", what, plan->size, (int)PLAN_V1);
     NIB_TRY(options_make(what, device, options, &made));
     const char *const name = made.tactic;
     made.tactic = NULL;
@@ -130,7 +132,8 @@ nib_status nib_gemm_plan_make(const nib_device *device, const nib_gemm_options *
         p.count = device->ops->gemm_plan(&made, &device->info, p.tactic, why);
         NIB_REQUIRE(p.count > 0, NIB_ERR_UNSUPPORTED, "%s: %s", what, why);
     }
-    *plan = p;
+    if (plan->size < sizeof p) p.size = plan->size; /* a caller of an older version */
+    memcpy(plan, &p, p.size);
     return NIB_OK;
 }
 

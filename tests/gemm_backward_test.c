@@ -50,7 +50,7 @@ static void check(const runner *r, const gemm_case *c, gemm_source *s, int diago
     const int64_t ld = o->n + 8 * c->gap, d_ld = o->k + 8 * c->gap;
     const float alpha = 0.75f;
     nib_exec exec = exec_of(r);
-    nib_gemm_plan plan;
+    nib_gemm_plan plan = { .size = sizeof plan };
     OK(nib_gemm_plan_make(r->device, o, &plan));
     const size_t a_bytes = (size_t)(c->m * ld) * width_of(o->a_dtype);
     const size_t d_bytes = (size_t)(c->m * d_ld) * width_of(o->d_dtype);
@@ -101,7 +101,7 @@ NIB_TEST(OnDeviceGemmBackward, KeepsTheBound)
     random_state = 640;
     for (int i = 0; i < count; i++) {
         const runner *r = list[i];
-        nib_gemm_plan plan;
+        nib_gemm_plan plan = { .size = sizeof plan };
         nib_gemm_options o = gemm_options(NIB_NVFP4, 64, 64, 8, NIB_F16, NIB_F16);
         OK(nib_gemm_plan_make(r->device, &o, &plan));
         if (runner_is_cuda(r) && nib_gemm_backward_workspace_bytes(&plan, 8) == SIZE_MAX)
@@ -132,7 +132,7 @@ NIB_TEST(OnDeviceGemmBackward, E8M0RowsFarApart)
     random_state = 641;
     for (int i = 0; i < count * 4 && !nib_test_failed(); i++) {
         gemm_case c = { .m = N, .label = "rows far apart" };
-        nib_gemm_plan plan;
+        nib_gemm_plan plan = { .size = sizeof plan };
         c.o = gemm_options(i % 2 ? NIB_MXFP4_B16 : NIB_MXFP4, N, K, N,
                            i % 4 < 2 ? NIB_F16 : NIB_BF16, NIB_F32);
         OK(nib_gemm_plan_make(list[i / 4]->device, &c.o, &plan));
@@ -156,7 +156,7 @@ NIB_TEST(OnDeviceGemmBackward, OfNoRowsIsZero)
     const int count = gemm_runners(list);
     for (int i = 0; i < count; i++) {
         gemm_case c = { .m = 3, .label = "no rows" };
-        nib_gemm_plan plan;
+        nib_gemm_plan plan = { .size = sizeof plan };
         c.o = gemm_options(NIB_MXFP4, 0, 72, 3, NIB_F16, NIB_F16);
         OK(nib_gemm_plan_make(list[i]->device, &c.o, &plan));
         if (nib_gemm_backward_workspace_bytes(&plan, 3) == SIZE_MAX)
@@ -172,7 +172,7 @@ NIB_TEST(OnDeviceGemmBackward, WorkspaceGrows)
 {
     const runner *list[GEMM_RUNNERS];
     REQUIRE(gemm_runners(list) > 0, "this backend has no products");
-    nib_gemm_plan plan;
+    nib_gemm_plan plan = { .size = sizeof plan };
     nib_gemm_options o = gemm_options(NIB_MXFP4, 4096, 1024, 3000, NIB_BF16, NIB_BF16);
     OK(nib_gemm_plan_make(list[0]->device, &o, &plan));
     REQUIRE(list[0]->device->ops->gemm_backward_need, "no gradients");

@@ -34,7 +34,7 @@ static void *memory_of(request *r, const runner *on, int i, size_t bytes)
 
 static void request_open(request *r, const runner *on)
 {
-    *r = (request){ .exec = exec_of(on) };
+    *r = (request){ .exec = exec_of(on), .plan = { .size = sizeof r->plan } };
     r->options = gemm_options(NIB_NVFP4, N, K, 16, NIB_F16, NIB_F16);
     OK(nib_gemm_plan_make(on->device, &r->options, &r->plan));
     OK(nib_gemm_describe(on->device, NIB_GEMM_LAYOUT_AUTO, NIB_NVFP4, N, K, 0, &r->w));
@@ -204,6 +204,7 @@ NIB_TEST(OnDeviceGemmBadInput, OfOptions)
     REQUIRE(is_there(), "this backend has no products");
     const nib_device *on = device->device;
     BAD(ARGUMENT, "plan is NULL", nib_gemm_plan_make(on, &r.options, NULL), (void)0);
+    BAD(ARGUMENT, "plan->size is 8", nib_gemm_plan_make(on, &r.options, &r.plan), r.plan.size = 8);
     BAD(ARGUMENT, "device is NULL", nib_gemm_plan_make(NULL, &r.options, &r.plan), (void)0);
     BAD(ARGUMENT, "options is NULL", nib_gemm_plan_make(on, NULL, &r.plan), (void)0);
     BAD(ARGUMENT, "tactic is NULL", nib_gemm_tactic_at(on, &r.options, 0, NULL), (void)0);
@@ -233,6 +234,22 @@ NIB_TEST(OnDeviceGemmBadInput, OfOptions)
         nib_gemm_plan_make(on, &r.options, &r.plan), r.options.tactic = "none");
     BAD(ARGUMENT, "tactic is ''; there are ", nib_gemm_plan_make(on, &r.options, &r.plan),
         r.options.tactic = "");
+}
+
+NIB_TEST(OnDeviceGemmBadInput, PlansOfALaterVersion)
+{
+    REQUIRE(is_there(), "this backend has no products");
+    struct {
+        nib_gemm_plan plan;
+        uint64_t      later[4];
+    } mine = { .plan = { .size = sizeof mine }, .later = { 1, 2, 3, 4 } };
+    const nib_gemm_options o = gemm_options(NIB_NVFP4, N, K, 16, NIB_F16, NIB_F16);
+    OK(nib_gemm_plan_make(device->device, &o, &mine.plan));
+    EXPECT(mine.plan.size == sizeof mine.plan && mine.plan.count > 0, "size %u", mine.plan.size);
+    for (uint64_t i = 0; i < 4; i++) EXPECT(mine.later[i] == i + 1, "member %d", (int)i);
+    mine.plan = (nib_gemm_plan){ .size = sizeof mine.plan - 1, .count = 77 };
+    EXPECT(nib_gemm_plan_make(device->device, &o, &mine.plan) == NIB_ERR_ARGUMENT
+           && mine.plan.count == 77, "a plan of %u bytes was written", mine.plan.size);
 }
 
 /* What this device's kernels do not have. */
@@ -343,7 +360,7 @@ NIB_TEST(OnDeviceGemmBadInput, OfWorkspace)
 {
     REQUIRE(is_there(), "this backend has no products");
     const nib_gemm_options o = gemm_options(NIB_NVFP4, 64, 8192, M, NIB_F16, NIB_F16);
-    nib_gemm_plan plan;
+    nib_gemm_plan plan = { .size = sizeof plan };
     gemm_source s = gemm_source_make(NIB_NVFP4, 64, 8192, NIB_CODES_PAIRS, NIB_SCALES_LINEAR, 0,
                                      GEMM_TAME);
     OK(nib_gemm_plan_make(device->device, &o, &plan));

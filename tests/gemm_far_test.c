@@ -83,7 +83,7 @@ static int check_product(const runner *r, const gemm_case *c, const gemm_source 
 {
     gemm_inputs x = gemm_inputs_make(c);
     size_t bytes;
-    nib_gemm_plan plan;
+    nib_gemm_plan plan = { .size = sizeof plan };
     uint8_t *right = gemm_run(r, c, s, near, &x, &bytes), got[N * 2];
     far_buffer a = far_new(r, (size_t)(LD + K) * 2), d = far_new(r, (size_t)(LD + N) * 2);
     far_buffer residual = far_new(r, d.bytes);

@@ -197,7 +197,7 @@ uint8_t *gemm_run(const runner *r, const gemm_case *c, const gemm_source *s, con
     const nib_gemm_options *o = &c->o;
     const size_t a_bytes = matrix_bytes(o->a_dtype, c->m, o->k, x->a_ld);
     const size_t d_bytes = matrix_bytes(o->d_dtype, c->m, x->columns, x->d_ld);
-    nib_gemm_plan plan;
+    nib_gemm_plan plan = { .size = sizeof plan };
     nib_exec exec = exec_of(r);
     (void)s;
     *bytes = d_bytes;

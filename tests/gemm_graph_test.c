@@ -29,7 +29,8 @@ static void layer_open(layer *l, const runner *r, nib_format format, int64_t m)
     const float alpha = 0.5f;
     nib_gemm_options o = gemm_options(format, N, K, M, NIB_F16, NIB_BF16);
     *l = (layer){ .s = gemm_source_make(format, N, K, NIB_CODES_PAIRS, NIB_SCALES_SWIZZLED_128X4, 0,
-                                        GEMM_TAME), .exec = exec_of(r) };
+                                        GEMM_TAME),
+                  .plan = { .size = sizeof l->plan }, .exec = exec_of(r) };
     OK(nib_gemm_plan_make(r->device, &o, &l->plan));
     l->pack = gemm_pack_new(r, NIB_GEMM_LAYOUT_AUTO, &l->s.p, 0, l->s.tensor_scale);
     l->codes = buffer_new(r, l->s.p.codes, (size_t)l->s.codes_bytes, 0);

@@ -26,7 +26,7 @@ static int is_name(const runner *r, const nib_gemm_options *o, const char *name)
 
 static void expect_ranges(const runner *r, const nib_gemm_options *o)
 {
-    nib_gemm_plan plan;
+    nib_gemm_plan plan = { .size = sizeof plan };
     OK(nib_gemm_plan_make(r->device, o, &plan));
     int64_t next = 1;
     EXPECT(plan.size == sizeof plan && plan.device == r->device && !plan.options.tactic
@@ -87,7 +87,7 @@ NIB_TEST(OnDeviceGemmPlan, TacticsHaveNamesAndCanBeNamed)
     nib_gemm_tactic t, other;
     int32_t count = 0;
     for (; nib_gemm_tactic_at(r->device, &o, count, &t) == NIB_OK; count++) {
-        nib_gemm_plan plan;
+        nib_gemm_plan plan = { .size = sizeof plan };
         EXPECT(t.name[0] && t.reason && t.reason[0] && t.m_low <= 1 && t.m_high >= 1, "%d", count);
         for (int32_t j = 0; j < count; j++) {
             OK(nib_gemm_tactic_at(r->device, &o, j, &other));

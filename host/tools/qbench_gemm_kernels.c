@@ -33,7 +33,7 @@ static void print_plan(nib_backend_kind backend, nib_dtype dtype)
         .a_dtype = dtype, .d_dtype = dtype,
     };
     nib_device *device;
-    nib_gemm_plan plan;
+    nib_gemm_plan plan = { .size = sizeof plan };
     if (nib_device_open(&options, &device) != NIB_OK) return;
     (void)nib_prepare(device, NIB_PREPARE_GEMM);
     if (nib_gemm_plan_make(device, &wanted, &plan) == NIB_OK) {

@@ -158,6 +158,7 @@ static nib_status gemm_prepare(const nib_qb_call *call)
     const nib_gemm_options options = options_of(call->c);
     nib_status status = call->gpu ? nib_prepare(call->target, NIB_PREPARE_GEMM) : NIB_OK;
     forget();
+    now.plan.size = sizeof now.plan;
     if (status == NIB_OK) status = nib_gemm_plan_make(call->target, &options, &now.plan);
     if (status != NIB_OK) return status;
     now.bytes = is_backward(call->c) ? nib_gemm_backward_workspace_bytes(&now.plan, m_of(call->c))

@@ -185,22 +185,23 @@ enum { NIB_GEMM_TACTICS = 16 };
 
 /* A plain value, made once for a layer and used by any number of threads. */
 typedef struct nib_gemm_plan {
-    uint32_t          size;       /* sizeof(nib_gemm_plan) */
+    uint32_t          size;       /* sizeof(nib_gemm_plan), set before nib_gemm_plan_make */
     const nib_device *device;     /* outlives the plan */
     nib_gemm_options  options;    /* with every default filled in; tactic NULL */
     int32_t           count;
     nib_gemm_tactic   tactic[NIB_GEMM_TACTICS]; /* in order of M, without gaps up to m_max */
 } nib_gemm_plan;
 
-/* Makes *plan. Host memory, no device work; a GPU that is to use "exact" is prepared first
- * (NIB_PREPARE_GEMM), since only then is it known whether cuBLASLt is there.
+/* Makes *plan, whose size says how much of it is written. Host memory, no device work; a GPU that
+ * is to use "exact" is prepared first (NIB_PREPARE_GEMM), since only then is it known whether
+ * cuBLASLt is there.
  *
- * Returns NIB_ERR_ARGUMENT for NULL, a size smaller than the first version's, an unknown enum or
- * tactic (the text names those there are), or a chunk not above; NIB_ERR_SHAPE for N, K or m_max
- * out of range; NIB_ERR_UNSUPPORTED for a combination that this device's kernels do not have, with
- * the reason: a layout of another family, f32 activations or INT8 ones on a GPU, bf16 activations
- * with F16 accumulation, F16 accumulation on the CPU, a chunk over 64 with E8M0 scales, a tactic
- * that cannot hold the options. */
+ * Returns NIB_ERR_ARGUMENT for NULL, a size of either smaller than the first version's, an unknown
+ * enum or tactic (the text names those there are), or a chunk not above; NIB_ERR_SHAPE for N, K or
+ * m_max out of range; NIB_ERR_UNSUPPORTED for a combination that this device's kernels do not have,
+ * with the reason: a layout of another family, f32 activations or INT8 ones on a GPU, bf16
+ * activations with F16 accumulation, F16 accumulation on the CPU, a chunk over 64 with E8M0 scales,
+ * a tactic that cannot hold the options. */
 nib_status nib_gemm_plan_make(const nib_device *device, const nib_gemm_options *options,
                               nib_gemm_plan *plan);
 
