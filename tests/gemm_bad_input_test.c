@@ -183,6 +183,12 @@ NIB_TEST(OnDeviceGemmBadInput, OfSlice)
     SLICE(SHAPE, "tiles of 64 x 64", 0, 72, 0, 64);
     SLICE(SHAPE, "tiles of 64 x 64", 0, 64, 16, 64);
     SLICE(SHAPE, "tiles of 64 x 64", 0, 64, 0, 72);
+    w.n = 201;
+    SLICE(SHAPE, "N is 201", 0, 64, 0, 64);
+    w.n = 200, w.ld_tiles = 0;
+    SLICE(SHAPE, "w->ld_tiles 0", 0, 64, 0, 64);
+    w.layout_version++;
+    SLICE(UNSUPPORTED, "layout version", 0, 64, 0, 64);
     w.size = 0;
     SLICE(ARGUMENT, "w->size is 0", 0, 64, 0, 64);
     OK(nib_gemm_describe(NULL, NIB_GEMM_LAYOUT_CPU, NIB_MXFP4, 48, 64, 1, &w));

@@ -45,7 +45,8 @@ typedef enum nib_scale_type {
  *     bits  0..7   nib_element        bits 12..15  1 when there is a tensor scale
  *     bits  8..11  nib_scale_type     bits 16..27  block length: 8, 16, 32, 64 or 128
  *
- * The CPU takes every combination; a GPU takes the named ones. */
+ * The CPU takes every combination but E8M0 scales with a tensor scale, which is no format; a GPU
+ * takes the named ones. */
 typedef uint32_t nib_format;
 
 enum {                               /*  block t s el */

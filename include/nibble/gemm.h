@@ -103,8 +103,9 @@ int64_t nib_gemm_scales_bytes(const nib_gemm_weights *w);
  *
  * Also returns NIB_ERR_ARGUMENT for a NULL pointer or one buffer in place and the other not,
  * NIB_ERR_SHAPE if sizes differ or w is a slice that does not hold them, NIB_ERR_ALIGNMENT for
- * buffers not on 16 bytes, NIB_ERR_UNSUPPORTED if formats differ, for another layout version, or
- * for in place where that is not possible; NIB_ERR_OUT_OF_MEMORY for too small a workspace. */
+ * buffers not aligned as nib_gemm_weights says, NIB_ERR_UNSUPPORTED if formats differ, for another
+ * layout version, or for in place where that is not possible; NIB_ERR_OUT_OF_MEMORY for too small a
+ * workspace. */
 nib_status nib_gemm_pack(const nib_exec *exec, const nib_packed *src, const nib_gemm_weights *w);
 
 /* Workspace of nib_gemm_pack in place: a row of tiles, more is faster. 0 out of place. */
@@ -120,8 +121,9 @@ nib_status nib_gemm_unpack(const nib_exec *exec, const nib_gemm_weights *w, cons
  * and the slice ends with one or with the matrix. Of a gated pack n0 and n count both halves: the
  * slice has rows n0/2 ... of each; on the CPU it begins and ends with an even tile. Copying its
  * bytes with a smaller ld_tiles is allowed. Host memory, any thread.
- * Returns NIB_ERR_ARGUMENT for NULL or a bad *whole, NIB_ERR_SHAPE for a slice outside it or off
- * the tiles. */
+ * Returns NIB_ERR_ARGUMENT for NULL; what nib_gemm_describe returns, or NIB_ERR_UNSUPPORTED for
+ * another layout version, for a *whole that it would not make; NIB_ERR_SHAPE for a slice outside it
+ * or off the tiles. */
 nib_status nib_gemm_slice(const nib_gemm_weights *whole, int64_t n0, int64_t n, int64_t k0,
                           int64_t k, nib_gemm_weights *part);
 
@@ -235,7 +237,8 @@ typedef struct nib_gemm_args {
  *
  * Returns NIB_ERR_ARGUMENT for a NULL pointer, a struct smaller than the first version's, or a
  * residual in d's place with another ld_elems; NIB_ERR_SHAPE for sizes that do not fit the plan;
- * NIB_ERR_ALIGNMENT for pointers or row strides off 16 bytes, or a workspace off 256;
+ * NIB_ERR_ALIGNMENT for pointers or row strides off the bytes above and in nib_gemm_weights, or a
+ * workspace off 256;
  * NIB_ERR_UNSUPPORTED for weights of another layout, version, format or gating than the plan's,
  * matrices of another dtype, or an exec of another device; NIB_ERR_OUT_OF_MEMORY for a workspace
  * smaller than nib_gemm_workspace_bytes (the text has both). */
