@@ -75,8 +75,8 @@ const nib_exec *nib_solver_exec(const nib_solver *s) { return &s->exec; }
 
 /* ---- the Hessian ---- */
 
-/* Rows a multiple of 1 KiB apart would take each other's places in a cache. */
-static int64_t ld_of(int64_t k) { return k % 256 ? k : k + 16; }
+/* Caches do not like rows a power of two apart: gptq.h. */
+static int64_t ld_of(int64_t k) { return k & (k - 1) ? k : k + 16; }
 
 static size_t square_bytes(int64_t k, nib_real real)
 {
