@@ -60,6 +60,23 @@ static nib_status check_gptq(const nib_checkpoint_options *o, const char *what)
     NIB_REQUIRE(!r || g->all, NIB_ERR_ARGUMENT, "%s: gptq->rotate needs gptq->all", what);
     NIB_REQUIRE(o->rounding == NIB_ROUND_NEAREST, NIB_ERR_UNSUPPORTED,
                 "%s: GPTQ rounds to nearest, not stochastically", what);
+    NIB_REQUIRE((unsigned)g->all <= 1 && (unsigned)g->without_guard <= 1, NIB_ERR_ARGUMENT,
+                "%s: gptq->all is %d, gptq->without_guard %d, not 0 or 1", what, g->all,
+                g->without_guard);
+    nib_gptq_factor_options factor = { .size = sizeof factor }, filled_in;
+    if (g->factor) factor = *g->factor;
+    factor.block = 16; /* each format's, when its factor is made */
+    return nib_gptq_factor_options_make(what, &factor, INT64_MAX, &filled_in);
+}
+
+static nib_status check_flags(const nib_checkpoint_options *o, const char *what)
+{
+    const struct { const char *name; int32_t value; } flags[] = {
+        { "force", o->force }, { "resume", o->resume }, { "dry_run", o->dry_run },
+        { "counts", o->counts } };
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        NIB_REQUIRE((unsigned)flags[i].value <= 1, NIB_ERR_ARGUMENT, "%s: %s is %d, not 0 or 1",
+                    what, flags[i].name, flags[i].value);
     return NIB_OK;
 }
 
@@ -74,6 +91,7 @@ static nib_status check_policy(const nib_checkpoint_options *o, const char *what
 static nib_status check_options(const nib_checkpoint_options *o)
 {
     const char *what = "checkpoint_quantize";
+    NIB_TRY(check_flags(o, what));
     NIB_REQUIRE(nib_target_get(o->export_as), NIB_ERR_ARGUMENT, "%s: unknown export %d", what,
                 (int)o->export_as);
     if (o->policy) NIB_TRY(check_policy(o, what));
@@ -168,6 +186,8 @@ nib_status nib_checkpoint_quantize(const nib_exec *exec, const char *src, const 
         status = nib_fail(NIB_ERR_UNSUPPORTED, "%s: its config.json says that it is quantized "
                           "already (%s); start from the original", src, model->quant);
     if (status == NIB_OK && dst) status = nib_guard_model(dst, model);
+    if (status == NIB_OK && dst)
+        status = nib_output_check(dst, nib_target_get(o.export_as)->is_folder, o.force);
     if (status == NIB_OK) status = nib_plan_make(model, &o, &plan);
     if (status == NIB_OK && dst) status = nib_guard_hessians(dst, &plan->hessians);
     if (status == NIB_OK) status = planned_report(plan, &made);

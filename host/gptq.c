@@ -23,8 +23,8 @@ static double now(void)
 
 /* ---- factor ---- */
 
-static nib_status factor_options_make(const char *what, const nib_gptq_factor_options *o,
-                                      int64_t k, nib_gptq_factor_options *made)
+nib_status nib_gptq_factor_options_make(const char *what, const nib_gptq_factor_options *o,
+                                        int64_t k, nib_gptq_factor_options *made)
 {
     *made = (nib_gptq_factor_options){ .size = sizeof *made };
     if (o) {
@@ -96,7 +96,7 @@ nib_status nib_gptq_factor_make(const nib_exec *exec, const nib_hessian *hessian
     nib_hessian_info info = { .size = sizeof info };
     NIB_TRY(nib_exec_check(exec, what, &launch, &ops));
     NIB_TRY(nib_hessian_valid(what, hessian));
-    NIB_TRY(factor_options_make(what, options, hessian->k, &o));
+    NIB_TRY(nib_gptq_factor_options_make(what, options, hessian->k, &o));
     NIB_TRY(factor_check(what, hessian, factor));
     NIB_NEED(ops, gptq_order, what);
     NIB_NEED(ops, gptq_factor, what);

@@ -37,6 +37,11 @@ nib_status nib_matrix_check(const nib_matrix *matrix, const char *what, const ch
 nib_status nib_packed_check(const nib_packed *packed, const char *what, const char *name);
 nib_status nib_rules_check(const nib_rules *rules, const char *what);
 
+/* o (NULL: the defaults), checked for k inputs, with every default filled in, in made, which is
+ * another. what: for the text. */
+nib_status nib_gptq_factor_options_make(const char *what, const nib_gptq_factor_options *o,
+                                        int64_t k, nib_gptq_factor_options *made);
+
 /* 1 if exec's backend has nib_quantize_measured. */
 int nib_has_quantize_measured(const nib_exec *exec);
 

@@ -262,6 +262,23 @@ NIB_TEST(CheckpointCompare, DryRunTellsTheSizesAndWritesNothing)
     EXPECT(in_file == planned->stored_bytes && in_report == in_file, "%llu in the file, %llu",
            (unsigned long long)in_file, (unsigned long long)planned->stored_bytes);
     nib_safetensors_close(st);
+    /* What the run would refuse, the dry run does. */
+    char nowhere[600];
+    snprintf(nowhere, sizeof nowhere, "%s/no/dst", dir.path);
+    for (o.dry_run = 0; o.dry_run < 2; o.dry_run++) {
+        o.force = 0;
+        EXPECT(nib_checkpoint_quantize(fixture_exec(0), src, dst, &o, NULL) == NIB_ERR_EXISTS,
+               "%d: dst is there", o.dry_run);
+        EXPECT(nib_checkpoint_quantize(fixture_exec(0), src, nowhere, &o, NULL) == NIB_ERR_IO,
+               "%d: no parent", o.dry_run);
+        o.force = 1;
+        o.export_as = NIB_EXPORT_GGUF;
+        EXPECT(nib_checkpoint_quantize(fixture_exec(0), src, dst, &o, NULL) == NIB_ERR_EXISTS,
+               "%d: a folder in a file's place", o.dry_run);
+        o.export_as = NIB_EXPORT_MODELOPT;
+        EXPECT(nib_checkpoint_quantize(fixture_exec(0), src, dst, &o, NULL) == NIB_OK, "%d: %s",
+               o.dry_run, nib_last_error());
+    }
     nib_checkpoint_report_free(planned);
     nib_checkpoint_report_free(made);
     temp_dir_remove(&dir);

@@ -250,6 +250,10 @@ NIB_TEST(CheckpointSelect, ArgumentsAreChecked)
     REFUSED(NIB_ERR_ARGUMENT, shard, 1);
     REFUSED(NIB_ERR_ARGUMENT, shards, 2);
     REFUSED(NIB_ERR_ARGUMENT, shard, -1);
+    REFUSED(NIB_ERR_ARGUMENT, force, 7);
+    REFUSED(NIB_ERR_ARGUMENT, resume, 7);
+    REFUSED(NIB_ERR_ARGUMENT, dry_run, -1);
+    REFUSED(NIB_ERR_ARGUMENT, counts, 2);
 #undef REFUSED
     nib_checkpoint_options o = good;
     o.include = none;

@@ -230,6 +230,20 @@ static nib_status begin(nib_output *out, int resume, const char *identity)
     return nib_journal_resume(&out->journal);
 }
 
+nib_status nib_output_check(const char *dst, int is_folder, int force)
+{
+    nib_output *made = calloc(1, sizeof *made);
+    NIB_REQUIRE(made, NIB_ERR_OUT_OF_MEMORY, "%s: no memory to look at it", dst);
+    made->is_folder = is_folder;
+    made->force = force;
+    made->lock_fd = made->journal.fd = -1;
+    pthread_mutex_init(&made->mutex, NULL);
+    nib_status status = set_paths(made, dst);
+    if (status == NIB_OK && !exists(made->journal_path)) status = check_dst(made);
+    release(made);
+    return status;
+}
+
 nib_status nib_output_begin(const char *dst, int is_folder, int force, int resume,
                             const char *fingerprint, nib_output **out)
 {

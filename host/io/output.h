@@ -43,6 +43,11 @@ typedef struct nib_output_data nib_output_data; /* one large file of an output *
 nib_status nib_output_begin(const char *dst, int is_folder, int force, int resume,
                             const char *fingerprint, nib_output **out);
 
+/* What nib_output_begin says of dst before it creates anything: that it is no name to write under,
+ * or that what stands there is not replaced. Where an earlier run left something, begin alone can
+ * tell. */
+nib_status nib_output_check(const char *dst, int is_folder, int force);
+
 /* Creates a file of file_bytes that begins with header and reads as zero behind it; on resume
  * opens the one that is there. name: NULL for an output that is a file itself, a plain name
  * within a folder else (NIB_ERR_ARGUMENT). The disk space is reserved where the file system can, so

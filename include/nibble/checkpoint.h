@@ -106,7 +106,8 @@ typedef struct nib_checkpoint_options {
                                             nib_checkpoint_merge; 0, 0: the whole */
     int32_t              force;        /* 1: replace what stands under dst */
     int32_t              resume;       /* 1: go on from a stopped run with the same arguments */
-    int32_t              dry_run;      /* 1: plan and report sizes; read and write no weights */
+    int32_t              dry_run;      /* 1: plan and report sizes; read and write no weights. What
+                                          options and dst the run would refuse, this does too */
     void               (*progress)(void *user, const nib_progress *state); /* or NULL */
     void                *user;
     const volatile int  *cancel;       /* or NULL; not 0: stop soon with NIB_ERR_CANCELLED */
@@ -192,12 +193,13 @@ typedef struct nib_checkpoint_report {
  * is no multiple of the block (GGUF NVFP4: of 64), an architecture that cannot be converted
  * between Hugging Face and GGUF, a source that is quantized in a way nibble cannot read.
  * NIB_ERR_NONFINITE, NIB_ERR_CANCELLED, NIB_ERR_EXISTS as above and in status.h; ARGUMENT for
- * shard outside 1..shards or an include pattern that matches no matrix. With policy ARGUMENT for
- * what it replaces, or a line that decides for nothing; UNSUPPORTED, naming line and tensor, for a
- * format that the target cannot hold, or unlike tensors that loaders join. With gptq also what the
- * functions of gptq.h return; SHAPE for a Hessian of another k than its tensor's; UNSUPPORTED for
- * one of a stack of matrices, or stochastic rounding; ARGUMENT if no tensor has one, not every one
- * though all is 1, or it is not clear which; NONFINITE for a bad diagonal before any work.
+ * a flag that is not 0 or 1, shard outside 1..shards or an include pattern that matches no matrix.
+ * With policy ARGUMENT for what it replaces, or a line that decides for nothing; UNSUPPORTED,
+ * naming line and tensor, for a format that the target cannot hold, or unlike tensors that loaders
+ * join. With gptq also what the functions of gptq.h return, for bad options before any work; SHAPE for a
+ * Hessian of another k than its tensor's; UNSUPPORTED for one of a stack of matrices, or stochastic
+ * rounding; ARGUMENT if no tensor has one, not every one though all is 1, or it is not clear which;
+ * NONFINITE for a bad diagonal before any work.
  *
  * Nothing that is read is ever replaced: NIB_ERR_EXISTS, force or not and before any work, also of
  * a dry run, if the source, a file of it or a file of Hessians or inputs is dst or lies anywhere in
