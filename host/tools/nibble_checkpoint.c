@@ -20,7 +20,8 @@ static const struct argp_option options[] = {
       NIBBLE_WHICH },
     { NULL, 0, NULL, 0, "Arithmetic:", NIBBLE_ARITHMETIC },
     { "rules", OPT_RULES, "NAME", 0, "te, modelopt, compressed-tensors, ocp or gguf: whose "
-      "rounding to follow to the bit. Default: the export's own", NIBBLE_ARITHMETIC },
+      "rounding to follow to the bit, but that --export compressed-tensors takes F16 weights as F32, "
+      "in which nothing overflows. Default: the export's own", NIBBLE_ARITHMETIC },
     { "scale-choice", OPT_CHOICE, "NAME", 0, "amax (default), mse, mse-full, four-over-six-mse or "
       "four-over-six-mae", NIBBLE_ARITHMETIC },
     { NULL, 0, NULL, 0, "How it runs:", NIBBLE_RUNS },

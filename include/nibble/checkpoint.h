@@ -28,7 +28,9 @@ extern "C" {
  *                       config.json with quant_algo W4A16_NVFP4. NVFP4 only
  *   COMPRESSED_TENSORS  folder; P.weight_packed U8, P.weight_scale F8_E4M3 (NVFP4) or U8
  *                       (MXFP4), P.weight_global_scale F32 [1] (NVFP4; divisor); config.json with
- *                       nvfp4-pack-quantized or mxfp4-pack-quantized, weights only
+ *                       nvfp4-pack-quantized or mxfp4-pack-quantized, weights only. F16 weights
+ *                       are taken as F32: its own rules compute in the weights' type, where
+ *                       F16 overflows the divisor to 1
  *   GGUF                one file, version 3; block types NVFP4 (with P.scale F32 [1], multiplier)
  *                       or MXFP4 */
 typedef enum nib_export {
