@@ -79,6 +79,8 @@ NIB_TEST(NibbleCli, WrongUsageNamesTheChoices)
             EXPECT(has(r.err, rows[i].says), "%s %s: %s", rows[i].option, rows[i].value, r.err);
         EXPECT(temp_count(dst) < 0, "%s: written all the same", rows[i].option);
     }
+    EXPECT(tool_run(&dir, "quantize", src, "-o", dst, "--dry-run", "--max-file-size", "1K").status
+               == 0, "1K");
     EXPECT(tool_run(&dir, "quantize", src).status == 2, "no -o");
     EXPECT(tool_run(&dir, "quantize", src, src, "-o", dst).status == 2, "two models");
     EXPECT(tool_run(&dir, "compare", src).status == 2, "one model");

@@ -38,6 +38,27 @@ static nib_status by_library(const char *to, nib_export export_as, nib_format fo
     return nib_checkpoint_quantize(fixture_exec(1), src, to, &o, NULL);
 }
 
+/* A matrix P is kept, unlike P.weight, and that is said. */
+NIB_TEST(NibbleGptq, MatricesWithoutWeightInTheirNames)
+{
+    static const fixture_tensor t[] = {
+        { "a.down_proj", NIB_TT_F32, 2, { 16, 64 }, 1.0f, NULL },
+        { "b.down_proj.weight", NIB_TT_F32, 2, { 16, 64 }, 1.0f, NULL } };
+    REQUIRE(begin(), "%s", nib_last_error());
+    temp_dir_remove_at(src);
+    REQUIRE(fixture_safetensors(src, t, 2) && gptq_save_diagonal(hessians, "b.down_proj", 64, 3, 1),
+            "%s", src);
+    tool_result r = tool_run(&dir, "gptq", src, "--hessians", hessians, "-o", dst, "--dry-run");
+    EXPECT(r.status == 0 && has(r.out, "1 matrices kept, first a.down_proj;"), "%d: %s%s", r.status,
+           r.out, r.err);
+    r = tool_run(&dir, "quantize", src, "-o", dst, "--include", "*down_proj*");
+    EXPECT(r.status == 0 && !has(r.out, "matrices kept"), "%d: %s%s", r.status, r.out, r.err);
+    REQUIRE(fixture_safetensors(src, t, 1), "%s", src);
+    r = tool_run(&dir, "gptq", src, "--hessians", hessians, "-o", other, "--dry-run");
+    EXPECT(r.status == 1 && has(r.err, "named P.weight"), "%d: %s", r.status, r.err);
+    temp_dir_remove(&dir);
+}
+
 NIB_TEST(NibbleGptq, WritesWhatTheLibraryWrites)
 {
     nib_gptq_factor_options factor = { .size = sizeof factor, .order = NIB_GPTQ_ACT };

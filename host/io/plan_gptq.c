@@ -70,6 +70,8 @@ static nib_status find(const nib_checkpoint_options *o, const nib_plan *plan, ni
 static nib_status refuse_missing(const nib_plan *plan, size_t missing, const char *first)
 {
     char some[400];
+    NIB_REQUIRE(plan->n_quantized, NIB_ERR_ARGUMENT, "GPTQ: no tensor is to be quantized; without "
+                "include patterns only matrices that are named P.weight are");
     return nib_fail(NIB_ERR_ARGUMENT, "%s: has nothing for %zu of the %zu tensors that are to be "
                     "quantized, first for %s. It has %s", plan->hessians.path, missing,
                     plan->n_quantized, first,

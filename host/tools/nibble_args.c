@@ -33,7 +33,7 @@ static long long unit_of(const char *suffix)
 {
     static const char letters[] = "kMGT";
     if (!*suffix) return 1;
-    const char *at = strchr(letters, *suffix);
+    const char *at = strchr(letters, *suffix == 'K' ? 'k' : *suffix);
     if (!at || suffix[1]) return 0;
     long long unit = 1;
     for (const char *p = letters; p <= at; p++) unit *= 1000;

@@ -20,8 +20,8 @@ static const struct argp_option options[] = {
       NIBBLE_WHICH },
     { NULL, 0, NULL, 0, "Arithmetic:", NIBBLE_ARITHMETIC },
     { "rules", OPT_RULES, "NAME", 0, "te, modelopt, compressed-tensors, ocp or gguf: whose "
-      "rounding to follow to the bit, but that --export compressed-tensors takes F16 weights as F32, "
-      "in which nothing overflows. Default: the export's own", NIBBLE_ARITHMETIC },
+      "rounding to follow to the bit, but that --export compressed-tensors takes F16 weights as "
+      "F32, in which nothing overflows. Default: the export's own", NIBBLE_ARITHMETIC },
     { "scale-choice", OPT_CHOICE, "NAME", 0, "amax (default), mse, mse-full, four-over-six-mse or "
       "four-over-six-mae", NIBBLE_ARITHMETIC },
     { NULL, 0, NULL, 0, "How it runs:", NIBBLE_RUNS },
@@ -169,11 +169,15 @@ static void print_summary(const nibble_quantize_args *a, const nib_checkpoint_re
 {
     char format[48];
     double weights = 0, quantized_weights = 0, quantized_bytes = 0;
-    uint64_t n_quantized = 0, n_fused = 0;
+    uint64_t n_quantized = 0, n_fused = 0, n_others = 0;
+    const char *other = NULL; /* a matrix that the default does not take, for its name */
     for (uint64_t i = 0; i < r->n_tensors; i++) {
         const nib_tensor_report *t = &r->tensors[i];
         weights += (double)t->elements;
         n_fused += !t->quantized && t->n_dims == 3 && strstr(t->name, "experts");
+        if (!t->quantized && t->n_dims == 2 && !a->o.n_include && !ends_with(t->name, ".weight")
+            && !n_others++)
+            other = t->name;
         if (!t->quantized) continue;
         n_quantized++;
         quantized_weights += (double)t->elements;
@@ -197,6 +201,9 @@ static void print_summary(const nibble_quantize_args *a, const nib_checkpoint_re
     if (n_fused)
         printf("  fused experts    %llu tensors kept: [experts, in, out], blocks would run along "
                "the output\n", (unsigned long long)n_fused);
+    if (n_others)
+        printf("  no .weight       %llu matrices kept, first %s; --include takes them\n",
+               (unsigned long long)n_others, other);
     if (r->gptq) nibble_print_gptq(stdout, r);
     if (a->o.dry_run) return;
     printf("  time             %.2f s, of them %.2f s writing\n", r->seconds, r->seconds_write);

@@ -35,7 +35,8 @@ void nibble_usage(const char *command, const char *format, ...)
 int nibble_choose(const char *command, const char *option, const char *text,
                   const nibble_choice *choices);
 
-/* A whole number in [low, high]; exits with 2. Suffixes k, M, G, T (1000s) where they fit. */
+/* A whole number in [low, high]; exits with 2. Suffixes k or K, M, G, T (1000s)
+ * where they fit. */
 long long nibble_number(const char *command, const char *option, const char *text, long long low,
                         long long high);
 
