@@ -235,6 +235,32 @@ NIB_TEST(NibbleCli, OverflowIsToldAndItsFiguresAreNull)
     temp_dir_remove(&dir);
 }
 
+static void put_nans(float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) x[i] = NAN;
+}
+
+NIB_TEST(NibbleCli, NansAloneHaveNoFigures)
+{
+    static const fixture_tensor good = { "a.down_proj.weight", NIB_TT_F32, 2, { 4, 64 }, 1, NULL };
+    static const fixture_tensor bad = { "a.down_proj.weight", NIB_TT_F32, 2, { 4, 64 }, 1,
+                                        put_nans };
+    REQUIRE(begin(), "%s", src);
+    temp_dir_remove_at(src);
+    REQUIRE(fixture_folder(src, &good, 1, 1) && fixture_folder(dst, &bad, 1, 1), "%s", src);
+    const tool_result r = tool_run(&dir, "compare", src, dst, "-j", json_path);
+    EXPECT(r.status == 0 && has(r.out, "nan") && !has(r.out, "inf dB"), "%s%s", r.out, r.err);
+    EXPECT(has(r.out, "256 elements differ"), "%s", r.out);
+    json_t *j = json_load_file(json_path, 0, NULL);
+    const json_t *t = json_array_get(json_object_get(j, "tensors"), 0);
+    static const char *const figures[] = { "mse", "relative_mse", "snr_db", "max_error" };
+    for (int i = 0; i < 4; i++)
+        EXPECT(json_is_null(json_object_get(t, figures[i])), "%s", figures[i]);
+    EXPECT(json_integer_value(json_object_get(t, "nonfinite")) == 256, "nonfinite");
+    json_decref(j);
+    temp_dir_remove(&dir);
+}
+
 /* The report never takes the place of what is read, nor lies in what is made. */
 NIB_TEST(NibbleCli, JsonReplacesNothingThatIsRead)
 {

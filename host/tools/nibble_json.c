@@ -55,10 +55,10 @@ static json_t *tensor_json(const nib_tensor_report *t, const nib_tensor_gptq *gp
     if (j && gptq) json_object_set_new(j, "gptq", gptq_json(gptq));
     if (!j || !e->elements) return j;
     json_object_set_new(j, "tensor_scale", number_or_null((double)t->tensor_scale));
-    json_object_set_new(j, "mse", number_or_null(e->sum_sq_error / (double)e->elements));
+    json_object_set_new(j, "mse", number_or_null(nibble_mse(e)));
     json_object_set_new(j, "relative_mse", number_or_null(nibble_relative_mse(e)));
     json_object_set_new(j, "snr_db", number_or_null(nibble_snr_db(e)));
-    json_object_set_new(j, "max_error", number_or_null(e->max_error));
+    json_object_set_new(j, "max_error", number_or_null(nibble_max_error(e)));
     json_object_set_new(j, "sum_sq_error", number_or_null(e->sum_sq_error));
     json_object_set_new(j, "sum_sq", number_or_null(e->sum_sq));
     json_object_set_new(j, "overflowed", json_boolean(nibble_overflowed(e)));

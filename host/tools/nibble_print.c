@@ -32,13 +32,32 @@ const char *nibble_dims(const nib_tensor_report *t)
     return t->n_dims ? out : "scalar";
 }
 
+/* NaN and Inf are in no figure: of them alone there is none. */
+static int has_figures(const nib_quantize_report *e)
+{
+    return !e->elements || e->nonfinite < e->elements;
+}
+
+double nibble_mse(const nib_quantize_report *e)
+{
+    if (!has_figures(e)) return NAN;
+    return e->elements ? e->sum_sq_error / (double)e->elements : 0;
+}
+
+double nibble_max_error(const nib_quantize_report *e)
+{
+    return has_figures(e) ? e->max_error : NAN;
+}
+
 double nibble_snr_db(const nib_quantize_report *e)
 {
+    if (!has_figures(e)) return NAN;
     return e->sum_sq_error > 0 ? 10 * log10(e->sum_sq / e->sum_sq_error) : INFINITY;
 }
 
 double nibble_relative_mse(const nib_quantize_report *e)
 {
+    if (!has_figures(e)) return NAN;
     return e->sum_sq > 0 ? e->sum_sq_error / e->sum_sq : e->sum_sq_error > 0 ? INFINITY : 0;
 }
 
@@ -55,6 +74,7 @@ static void add(type_line *line, const nib_quantize_report *e)
 {
     line->tensors++;
     line->sum.elements += e->elements;
+    line->sum.nonfinite += e->nonfinite;
     line->sum.sum_sq += e->sum_sq;
     line->sum.sum_sq_error += e->sum_sq_error;
     if (e->max_error > line->sum.max_error) line->sum.max_error = e->max_error;
@@ -63,17 +83,22 @@ static void add(type_line *line, const nib_quantize_report *e)
 static void print_line(FILE *out, const char *name, uint64_t tensors,
                        const nib_quantize_report *e)
 {
-    const double weights = e->elements ? (double)e->elements : 1;
     fprintf(out, "  %-14s %7llu  %10.4g  %10.3e  %9.3e  %8.2f  %9.3g\n", name,
-            (unsigned long long)tensors, (double)e->elements, e->sum_sq_error / weights,
-            nibble_relative_mse(e), nibble_snr_db(e), e->max_error);
+            (unsigned long long)tensors, (double)e->elements, nibble_mse(e),
+            nibble_relative_mse(e), nibble_snr_db(e), nibble_max_error(e));
+}
+
+/* Nothing is worse than no figures at all. */
+static double badness(const nib_tensor_report *t)
+{
+    return has_figures(&t->error) ? nibble_relative_mse(&t->error) : INFINITY;
 }
 
 static int by_error(const void *a, const void *b)
 {
     const nib_tensor_report *x = *(const nib_tensor_report *const *)a;
     const nib_tensor_report *y = *(const nib_tensor_report *const *)b;
-    const double p = nibble_relative_mse(&x->error), q = nibble_relative_mse(&y->error);
+    const double p = badness(x), q = badness(y);
     return p != q ? (p < q) - (p > q) : strcmp(x->name, y->name);
 }
 

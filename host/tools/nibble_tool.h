@@ -70,6 +70,9 @@ const char *nibble_bytes(double bytes);
 /* "576x1536" likewise. */
 const char *nibble_dims(const nib_tensor_report *tensor);
 
+/* NaN where all elements are NaN or Inf, which are in no figure. */
+double nibble_mse(const nib_quantize_report *error);
+double nibble_max_error(const nib_quantize_report *error);
 double nibble_snr_db(const nib_quantize_report *error);
 double nibble_relative_mse(const nib_quantize_report *error);
 /* 1 if a finite weight became Inf: blocks near the end of f32's range, whose scale a format without
