@@ -198,10 +198,10 @@ typedef struct nib_checkpoint_report {
  * a flag that is not 0 or 1, shard outside 1..shards or an include pattern that matches no matrix.
  * With policy ARGUMENT for what it replaces, or a line that decides for nothing; UNSUPPORTED,
  * naming line and tensor, for a format that the target cannot hold, or unlike tensors that loaders
- * join. With gptq also what the functions of gptq.h return, for bad options before any work; SHAPE for a
- * Hessian of another k than its tensor's; UNSUPPORTED for one of a stack of matrices, or stochastic
- * rounding; ARGUMENT if no tensor has one, not every one though all is 1, or it is not clear which;
- * NONFINITE for a bad diagonal before any work.
+ * join. With gptq also what the functions of gptq.h return, for bad options before any work; SHAPE
+ * for a Hessian of another k than its tensor's; UNSUPPORTED for one of a stack of matrices, or
+ * stochastic rounding; ARGUMENT if no tensor has one, not every one though all is 1, or it is not
+ * clear which; NONFINITE for a bad diagonal before any work.
  *
  * Nothing that is read is ever replaced: NIB_ERR_EXISTS, force or not and before any work, also of
  * a dry run, if the source, a file of it or a file of Hessians or inputs is dst or lies anywhere in
