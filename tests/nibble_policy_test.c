@@ -264,6 +264,10 @@ NIB_TEST(NibblePolicy, WhatCannotBeIsRefusedInOneSentence)
     r = tool_run(&dir, "quantize", src, "-o", dst, "--policy", "/no/such/policy");
     EXPECT(r.status == 1 && has(r.err, "/no/such/policy"), "%d: %s", r.status, r.err);
     EXPECT(temp_count(dst) < 0, "written all the same");
+    r = tool_run(&dir, "quantize", src, "-o", dir.path, "--force", "--policy", policy);
+    EXPECT(r.status == 1 && has(r.err, "the policy, is it or lies in it"), "%s", r.err);
+    r = tool_run(&dir, "quantize", src, "--dry-run", "--policy", policy, "--json", policy);
+    EXPECT(r.status == 1 && has(r.err, "the policy, is it or lies in it"), "%s", r.err);
 
     nib_policy *p = NULL;
     nib_checkpoint_options o = fixture_options(NIB_EXPORT_MODELOPT, NIB_NVFP4);

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/io/guard.h"
 #include "nibble_quantize.h"
 
 /* ---- options ---- */
@@ -234,6 +235,15 @@ static int finish(const nibble_quantize_args *a, nib_status status, nib_checkpoi
     return failed;
 }
 
+/* The library guards what it reads; a policy was read by the tool. */
+static int replaces_policy(const nibble_quantize_args *a, const char *path)
+{
+    if (!path || !strcmp(path, "-") || !nib_path_is_within(path, a->policy)) return 0;
+    fprintf(stderr, "nibble: %s: is not replaced: %s, the policy, is it or lies in it\n", path,
+            a->policy);
+    return 1;
+}
+
 int nibble_quantize_run(nibble_quantize_args *a)
 {
     nib_rules rules;
@@ -246,8 +256,11 @@ int nibble_quantize_run(nibble_quantize_args *a)
     a->o.policy = policy;
     settle(a, &rules);
     if (nibble_check_json(a->json, &(nibble_reads){ { a->src }, a->gptq.hessians, a->gptq.inputs,
-                                                    a->dst }))
+                                                    a->dst })
+        || (policy && (replaces_policy(a, a->dst) || replaces_policy(a, a->json)))) {
+        nib_policy_close(policy);
         return 1;
+    }
     nibble_open_cpu(a->threads, &device, &exec);
     nibble_catch_signals();
     nibble_meter_start(&meter, strchr(a->me, ' ') + 1, a->quiet);
