@@ -79,10 +79,13 @@ NIB_TEST(Log, EachCallBecomesALineThatRepeatsIt)
     expect_repeats(log, "quantize_stats", "--threads 2");
     free(log);
     log = log_of("fake_quantize_steps fake_quantize_steps_given fake_quantize_steps_backward"
-                 " --profile --no-verify --isa portable --rows 6 --cols 96 --threads 2", "bench");
+                 " quantize_steps dequantize_steps --profile --no-verify --isa portable --rows 6"
+                 " --cols 96 --threads 2", "bench");
     expect_repeats(log, "fake_quantize_steps", "--threads 2");
     expect_repeats(log, "fake_quantize_steps_given", "--threads 2");
     expect_repeats(log, "fake_quantize_steps_backward", "--threads 2");
+    expect_repeats(log, "quantize_steps", "--threads 2");
+    expect_repeats(log, "dequantize_steps", "--threads 2");
     free(log);
     log = log_of("quantize dequantize amax --profile --no-verify --isa portable --rows 6 --cols 64"
                  " --threads 2 --format mxfp4 --batch 3 --rounding stochastic --rules ocp",

@@ -71,8 +71,8 @@ NIB_TEST(Qbench, EveryOperationIsVerified)
         snprintf(line, sizeof line, "quantize dequantize amax amax_rows quantize_amax "
                  "quantize_dynamic relayout quantize_stats fake_quantize fake_quantize_given "
                  "fake_quantize_backward fake_quantize_steps fake_quantize_steps_rows "
-                 "fake_quantize_steps_given fake_quantize_steps_backward memcpy fill %s"
-                 "--mask none,bits "
+                 "fake_quantize_steps_given fake_quantize_steps_backward quantize_steps "
+                 "dequantize_steps memcpy fill %s--mask none,bits "
                  "--rows 33 --cols 100 --cache hot %s" QUICK,
                  strstr(axes[i], "--batch") ? "" : "quantize_both ", axes[i]);
         result r = run(line);

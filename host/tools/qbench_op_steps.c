@@ -1,5 +1,6 @@
-/* qbench_op_steps.c: fake-quantization by f32 steps as operations: INT4 by groups of 128, and INT8
- * by rows. */
+/* qbench_op_steps.c: quantization by f32 steps as operations: INT4 by groups of 128, fake and to
+ * codes, and INT8 by rows. */
+#include "nibble/step_codes.h"
 #include "qbench_ops.h"
 
 /* The source is NIB_QB_MATRIX. */
@@ -117,6 +118,81 @@ static nib_status backward_run(const nib_qb_call *call)
     exec.workspace_bytes = (size_t)nib_steps_workspace_bytes(src.rows, src.cols, group);
     return nib_fake_quantize_steps_backward(&exec, &grad, &src, &o, &out, call->part[LEARNED]);
 }
+
+/* ---- codes ---- */
+
+static int64_t code_bytes(const nib_qb_case *c)
+{
+    return c->value[NIB_QB_ROWS] * nib_step_codes_row_bytes(NIB_INT4, c->value[NIB_QB_COLS]);
+}
+
+static nib_status codes_layout(const nib_qb_case *c, nib_qb_part *part)
+{
+    const nib_status status = layout(c, part, GROUP, NIB_QB_OUT);
+    if (status == NIB_OK) part[OUT].bytes = code_bytes(c); /* less than the matrix */
+    return status;
+}
+
+static nib_status values_layout(const nib_qb_case *c, nib_qb_part *part)
+{
+    const nib_status status = layout(c, part, GROUP, NIB_QB_IN);
+    if (status != NIB_OK) return status;
+    part[NIB_QB_MATRIX].role = NIB_QB_OUT;
+    part[OUT] = (nib_qb_part){ code_bytes(c), NIB_QB_IN };
+    return NIB_OK;
+}
+
+static nib_status values_fill(const nib_qb_call *call)
+{
+    uint8_t *const codes = call->part[OUT];
+    float *const steps = call->part[STEPS];
+    uint32_t state = 1;
+    for (int64_t i = 0, n = code_bytes(call->c); i < n; i++) {
+        state = state * 1664525u + 1013904223u; /* Numerical Recipes' */
+        codes[i] = (uint8_t)(state >> 24);
+    }
+    for (int64_t i = 0, n = step_bytes(call->c, GROUP) / 4; i < n; i++)
+        steps[i] = 0.01f + (float)(i % 7) * 0.003f;
+    return NIB_OK;
+}
+
+static nib_packed_steps codes_of(const nib_qb_call *call)
+{
+    const nib_matrix m = nib_qb_matrix_of(call);
+    return (nib_packed_steps){
+        .size = sizeof(nib_packed_steps), .element = NIB_INT4, .rows = m.rows, .cols = m.cols,
+        .group = GROUP, .codes = call->part[OUT], .steps = call->part[STEPS],
+        .ld_codes_bytes = nib_step_codes_row_bytes(NIB_INT4, m.cols),
+    };
+}
+
+static nib_status codes_run(const nib_qb_call *call)
+{
+    const nib_matrix src = nib_qb_matrix_of(call);
+    const nib_packed_steps dst = codes_of(call);
+    return nib_quantize_steps(call->exec, &src, 0, &dst);
+}
+
+static nib_status values_run(const nib_qb_call *call)
+{
+    const nib_matrix dst = nib_qb_matrix_of(call);
+    const nib_packed_steps src = codes_of(call);
+    return nib_dequantize_steps(call->exec, &src, &dst);
+}
+
+const nib_qb_op nib_qb_step_codes = {
+    .name = "quantize_steps", .help = "INT4 codes and steps of 128; source bytes",
+    .axes = MATRIX_AXES, .limit = &nib_qb_limit_read, .baseline = { &nib_qb_baseline_copy },
+    .bytes = nib_qb_matrix_bytes, .layout = codes_layout, .fill = nib_qb_fill_matrix,
+    .run = codes_run,
+};
+const nib_qb_op nib_qb_step_values = {
+    .name = "dequantize_steps", .help = "INT4 codes and steps of 128 to matrix; bytes written",
+    .axes = MATRIX_AXES, .limit = &nib_qb_limit_fill, .baseline = { &nib_qb_baseline_copy },
+    .bytes = nib_qb_matrix_bytes, .layout = values_layout, .fill = values_fill, .run = values_run,
+};
+
+/* ---- values ---- */
 
 const nib_qb_op nib_qb_steps = {
     .name = "fake_quantize_steps", .help = "INT4 by dynamic steps of 128; bytes, once",

@@ -322,6 +322,7 @@ const nib_qb_op *const nib_qb_ops[] = {
     &nib_qb_quantize_grouped, &nib_qb_amax_grouped,
     &nib_qb_fake_quantize, &nib_qb_fake_quantize_given, &nib_qb_fake_quantize_backward,
     &nib_qb_steps, &nib_qb_steps_rows, &nib_qb_steps_given, &nib_qb_steps_backward,
+    &nib_qb_step_codes, &nib_qb_step_values,
     &nib_qb_observe_range, &nib_qb_observe_range_rows, &nib_qb_observe_histogram,
     &nib_qb_observe_ema, &nib_qb_observe_stats,
     &nib_qb_memcpy, &nib_qb_read, &nib_qb_fill, &nib_qb_fma, &nib_qb_mma, &nib_qb_dense,

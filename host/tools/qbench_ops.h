@@ -28,6 +28,7 @@ extern const nib_qb_op nib_qb_fake_quantize, nib_qb_fake_quantize_given,
 extern const nib_qb_op nib_qb_observe_range, nib_qb_observe_range_rows, nib_qb_observe_histogram,
     nib_qb_observe_ema, nib_qb_observe_stats;
 extern const nib_qb_op nib_qb_steps, nib_qb_steps_rows, nib_qb_steps_given, nib_qb_steps_backward;
+extern const nib_qb_op nib_qb_step_codes, nib_qb_step_values;
 extern const nib_qb_op nib_qb_quantize_rmsnorm, nib_qb_quantize_hadamard,
     nib_qb_quantize_hadamard128, nib_qb_quantize_silu, nib_qb_quantize_grouped,
     nib_qb_transform_apply, nib_qb_amax_grouped;
