@@ -21,13 +21,13 @@ EMU_FLAGS := -std=c++17 -Itests/emu/include $(COMMON)
 NVCCFLAGS := -std=c++17 -O2 -fmad=false -I. -Iinclude -Werror all-warnings \
              $(foreach a,$(CUDA_ARCHS),-gencode arch=$(a:sm_%=compute_%),code=$(a))
 
-reach   = $(shell $(CC) -I. -Iinclude -D_GNU_SOURCE -MM $(1) 2>/dev/null)
+reach   = $(shell $(CC) -I. -Iinclude -D_GNU_SOURCE -M $(1) 2>/dev/null)
 # A source without jansson; a test of arithmetic: it reaches a format, and no file or tool.
 library = $(foreach f,$(1),$(if $(findstring jansson,$(shell cat $(f)))$(findstring json_util,\
             $(call reach,$(f))),,$(f)))
 arithmetic = $(foreach f,$(1),$(call is_arithmetic,$(f),$(call reach,$(f))))
 is_arithmetic = $(if $(findstring host/io,$(2))$(findstring checkpoint.h,$(2))$(findstring \
-            json_util,$(2))$(findstring jansson.h,$(shell cat $(1))),,$(if $(findstring \
+            json_util,$(2))$(findstring jansson.h,$(2)),,$(if $(findstring \
             kernels/common,$(2))$(findstring nibble/format.h,$(2)),$(1)))
 
 LIB_SRC  := $(call library,$(wildcard host/*.c kernels/cpu/*.c))
@@ -50,7 +50,10 @@ $(BUILD)/tests/gpu: $(EMU_CU:%=$(BUILD)/gpu/%.o) $(call obj,tests/shim_plain.c) 
 $(BUILD)/libnibble.a: $(call obj,$(LIB_SRC))
 	rm -f $@ && ar rcs $@ $^
 X86 := $(findstring x86_64,$(shell $(CC) -dumpmachine))
-$(BUILD)/%_avx2.c.o: FLAGS += $(if $(X86),-mavx2 -mfma -mf16c)
+AVX2   := -mavx2 -mfma -mf16c
+AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+$(BUILD)/%_avx2.c.o: FLAGS += $(if $(X86),$(AVX2))
+$(BUILD)/%_avx512.c.o: FLAGS += $(if $(X86),$(AVX512))
 $(BUILD)/%.c.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) -c $< -o $@

@@ -151,6 +151,7 @@ group_test() {
     step "symbols" scripts/abi/symbols.sh "$BUILD"
     step "abi" scripts/abi/abi.sh check "$BUILD/libnibble.so"
     build "build with clang" all tests BUILD="$BUILD/clang" CC=clang CXX=clang++ CUDA=0
+    build "build without packages" -f scripts/plain.mk BUILD="$BUILD/plain" "$BUILD/plain/tests/all"
     group_aarch64
 }
 
@@ -179,7 +180,10 @@ other() { # NAME FOLDER MAKE-ARGUMENTS...
         cpu_suite "test suite, $name" "$folder/tests/all"
 }
 full_clang()   { other "clang" clang CC=clang CXX=clang++ WERROR=-Werror; }
-full_native()  { other "-O3 -march=native" native CFLAGS="-O3 -march=native"; }
+full_native() {
+    other "-O3 -march=native" native CFLAGS="-O3 -march=native"
+    step "build for a GPU" env CUDA_ARCHS=sm_90a BUILD="$BUILD/for-gpu" scripts/gpu_test.sh build
+}
 full_plain()   { other "-O0" plain CFLAGS=-O0; }
 full_threads() {
     build "build" tests || return
