@@ -149,6 +149,27 @@ NIB_TEST(CheckpointLayout, ModelOptConfiguration)
     temp_dir_remove(&dir);
 }
 
+/* Loaders look for plain weights in modules that are listed. */
+NIB_TEST(CheckpointLayout, AQuantizedHeadIsNotIgnored)
+{
+    const temp_dir dir = temp_dir_make();
+    const char *src = temp_path(&dir, "src"), *dst = temp_path(&dir, "dst");
+    const char *const include[] = { "lm_head.weight", "*mlp.down_proj.weight" };
+    nib_checkpoint_options o = fixture_options(NIB_EXPORT_MODELOPT, NIB_NVFP4);
+    o.include = include, o.n_include = 2;
+    REQUIRE(fixture_folder(src, fixture_llama(NIB_TT_BF16), FIXTURE_LLAMA, 1), "%s", src);
+    REQUIRE(nib_checkpoint_quantize(fixture_exec(1), src, dst, &o, NULL) == NIB_OK, "%s",
+            nib_last_error());
+    json_t *separate = fixture_json(dst, "hf_quant_config.json");
+    const json_t *excluded = json_object_get(json_object_get(separate, "quantization"),
+                                             "exclude_modules");
+    EXPECT(!lists(excluded, "lm_head"), "lm_head is excluded, and quantized");
+    EXPECT(lists(excluded, "model.layers.0.mlp.up_proj"), "%zu excluded",
+           json_array_size(excluded));
+    json_decref(separate);
+    temp_dir_remove(&dir);
+}
+
 NIB_TEST(CheckpointLayout, CompressedTensorsConfiguration)
 {
     const temp_dir dir = temp_dir_make();

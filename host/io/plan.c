@@ -70,8 +70,10 @@ static nib_status list_module(nib_plan *plan, const nib_plan_item *item)
     if (!item->quantize && !nib_is_linear(item->src)) return NIB_OK;
     const size_t n = strlen(name);
     const size_t stem = n > 7 && !strcmp(name + n - 7, ".weight") ? n - 7 : n;
-    if (!item->quantize && stem == 7 && !strncmp(name, "lm_head", 7))
-        return NIB_OK; /* always there */
+    if (stem == 7 && !strncmp(name, "lm_head", 7)) { /* the first of ignore, see make_items */
+        if (!item->quantize) return NIB_OK;
+        json_array_remove(plan->modules.ignore, 0);
+    }
     NIB_REQUIRE(!json_array_append_new(list, json_stringn(name, stem)), NIB_ERR_OUT_OF_MEMORY,
                 "no memory for a list of modules");
     return NIB_OK;
