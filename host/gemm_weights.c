@@ -15,10 +15,10 @@ nib_status nib_gemm_format_check(const char *what, nib_format f)
 {
     char name[64];
     NIB_REQUIRE(nib_format_is_valid(f), NIB_ERR_ARGUMENT, "%s: %#x is no format", what, f);
+    if (is_offered(f)) return NIB_OK;
     (void)nib_format_name(f, name, sizeof name);
-    NIB_REQUIRE(is_offered(f), NIB_ERR_UNSUPPORTED,
-                "%s: format %s; products take nvfp4, nvfp4-b32, mxfp4 and mxfp4-b16", what, name);
-    return NIB_OK;
+    return nib_fail(NIB_ERR_UNSUPPORTED, "%s: format %s; products take nvfp4, nvfp4-b32, mxfp4 and "
+                    "mxfp4-b16", what, name);
 }
 
 nib_status nib_gemm_shape_check(const char *what, int64_t n, int64_t k, int32_t gated)

@@ -12,8 +12,9 @@
 #define ROWS_TOKENS 2
 #define PANEL_STRIPS 2
 #define PANEL_TOKENS 6
-#define BYTES_STRIPS 1
+#define BYTES_STRIPS 2
 #define BYTES_TOKENS 4
+#define PANEL_SIGNED 1
 
 typedef __m256  vf;
 typedef __m256i vb;
@@ -92,6 +93,33 @@ INLINE vf dot16(int32_t base, const vb w[4], const int8_t *q)
     const __m256i b = _mm256_add_epi16(pairs(w[2], q + 8), pairs(w[3], q + 12));
     const __m256i sum = _mm256_madd_epi16(_mm256_add_epi16(a, b), _mm256_set1_epi16(1));
     return _mm256_cvtepi32_ps(_mm256_add_epi32(sum, _mm256_set1_epi32(base)));
+}
+
+INLINE vb signed16(vb w[4])
+{
+    __m256i sum = _mm256_setzero_si256();
+    UNROLL
+    for (int v = 0; v < 4; v++) {
+        w[v] = _mm256_sub_epi8(w[v], _mm256_set1_epi8(12));
+        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(_mm256_set1_epi8(1), w[v]));
+    }
+    return _mm256_madd_epi16(sum, _mm256_set1_epi16(-128));
+}
+
+INLINE __m256i unsigned_pairs(const int8_t *q, vb e)
+{
+    int32_t four;
+    memcpy(&four, q, sizeof four);
+    return _mm256_maddubs_epi16(_mm256_set1_epi32(four), e);
+}
+
+/* At most 8 * 255 * 12 in 16 bits. */
+INLINE vf dot16_signed(vb offset, const vb w[4], const int8_t *q)
+{
+    const __m256i a = _mm256_add_epi16(unsigned_pairs(q, w[0]), unsigned_pairs(q + 4, w[1]));
+    const __m256i b = _mm256_add_epi16(unsigned_pairs(q + 8, w[2]), unsigned_pairs(q + 12, w[3]));
+    const __m256i sum = _mm256_madd_epi16(_mm256_add_epi16(a, b), _mm256_set1_epi16(1));
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(sum, offset));
 }
 
 /* Lane i takes byte i % 4 of the row's 4, the lower half of it for i < 4. */

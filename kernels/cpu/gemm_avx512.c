@@ -14,6 +14,7 @@
 #define PANEL_TOKENS 12
 #define BYTES_STRIPS 2
 #define BYTES_TOKENS 8
+#define PANEL_SIGNED 0
 
 typedef __m512  vf;
 typedef __m512i vb;

@@ -161,6 +161,7 @@ nib_status nib_gemm_run(const nib_launch *launch, const nib_gemm_request *r,
     nib_gemm_job  job = job_of(r, !panel ? kernels->rows_tokens
                                   : int8 ? kernels->int8_tokens : kernels->panel_tokens);
     job.int8 = int8;
+    job.unsigned_q = panel && kernels->panel_signed;
     job.outputs = r->w->n;
     job.x = (float *)(void *)at;
     job.q = (nib_gemm_q16 *)(void *)at;

@@ -23,7 +23,7 @@ enum {
 
 /* 16 activations, rounded to multiples of step. */
 typedef struct nib_gemm_q16 {
-    int8_t  q[16];
+    int8_t  q[16]; /* or q + 128, unsigned, if job.unsigned_q */
     float   step;
     int32_t base; /* -12 * sum of q: bytes of weights are 2 * element + 12 */
 } nib_gemm_q16;
@@ -36,6 +36,7 @@ typedef struct nib_gemm_scratch {
         struct {
             uint8_t bytes[NIB_GEMM_BYTES_DEPTH * NIB_GEMM_TASK_ROWS];
             float   scales[NIB_GEMM_BYTES_DEPTH / 16 * NIB_GEMM_TASK_ROWS];
+            int32_t offsets[NIB_GEMM_BYTES_DEPTH / 16 * NIB_GEMM_TASK_ROWS];
         } int8;
     } panel;
 } nib_gemm_scratch;
@@ -43,7 +44,7 @@ typedef struct nib_gemm_scratch {
 typedef struct nib_gemm_job {
     const nib_gemm_request *request;
     const nib_gemm_weights *w;
-    int     e4m3, block, int8, backward;
+    int     e4m3, block, int8, unsigned_q, backward;
     int64_t m, depth, padded; /* depth: columns of a; padded: to whole tiles, with zeros */
     int64_t outputs;          /* packed rows, backward columns, of the weights */
     int64_t width;            /* tokens of a group; the last may have fewer */
@@ -56,6 +57,7 @@ typedef struct nib_gemm_job {
 /* What an instruction set brings. */
 typedef struct nib_gemm_kernels {
     int rows_tokens, panel_tokens, int8_tokens; /* the most in a group */
+    int panel_signed; /* panel_int8 takes unsigned q */
     void (*load)(int dtype, const void *src, int64_t n, float *dst); /* n: a multiple of 8 */
     /* Columns [from, to) of all tokens of a group; whole tiles, but for the last. */
     void (*prepare)(const nib_gemm_job *job, int64_t group, int64_t from, int64_t to);

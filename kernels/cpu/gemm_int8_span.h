@@ -1,14 +1,16 @@
 /* gemm_int8_span.h: products of activations of 8 bits. A part of gemm_span.h.
  *
- * Weights become bytes e + 12 = 0 .. 24, since the instructions multiply unsigned by signed bytes;
- * the 16 columns of a step then sum up in integers, and base takes the 12 off again. */
+ * The instructions multiply unsigned by signed bytes. So weights become bytes e + 12 = 0 .. 24; the 16
+ * columns of a step then sum up in integers, and base takes the 12 off again. With PANEL_SIGNED those of
+ * a panel stay e, activations become q + 128, and the 128 are taken off by an offset of the weights':
+ * it serves all tokens, and AVX2's instruction reads signed bytes from memory as it goes. */
 #ifndef NIB_GEMM_INT8_SPAN_H
 #define NIB_GEMM_INT8_SPAN_H
 
-/* acc + 16 columns' products. */
-INLINE vf add16(vf acc, const nib_gemm_q16 *q, const vb w[4], vf scale)
+/* acc + 16 columns' products, whose integers sum up to dot. */
+INLINE vf add16(vf acc, vf dot, const nib_gemm_q16 *q, vf scale)
 {
-    return vf_fma(vf_mul(dot16(q->base, w, q->q), vf_set(q->step)), scale, acc);
+    return vf_fma(vf_mul(dot, vf_set(q->step)), scale, acc);
 }
 
 INLINE void bytes16(const strip *s, int64_t tile, int block, vb out[4])
@@ -33,7 +35,8 @@ INLINE void rows_int8_strip(const nib_gemm_job *job, const strip *s, int tokens,
             vb w[4];
             bytes16(s, tile, b, w);
             UNROLL
-            for (int t = 0; t < tokens; t++) acc[t] = add16(acc[t], q + t, w, scale[b]);
+            for (int t = 0; t < tokens; t++)
+                acc[t] = add16(acc[t], dot16(q[t].base, w, q[t].q), q + t, scale[b]);
         }
     }
     UNROLL
@@ -68,11 +71,38 @@ static void rows_int8(const nib_gemm_job *job, int64_t first, nib_gemm_scratch *
 
 /* ---- a panel ----
  *
- *   bytes   [part of BYTES_ROWS rows][16 columns][vector 0..3][strip of the part]
- *   scales  [part][16 columns][strip] */
+ *   bytes    [part of BYTES_ROWS rows][16 columns][vector 0..3][strip of the part]
+ *   scales   [part][16 columns][strip]
+ *   offsets  likewise, with PANEL_SIGNED */
 
-INLINE void bytes_tokens(const uint8_t *bytes, const float *scales, const nib_gemm_q16 *q,
-                         int64_t blocks, int tokens, int is_first, float *sums)
+typedef struct bytes_panel {
+    uint8_t *bytes;
+    int32_t *offsets;
+    float   *scales;
+} bytes_panel;
+
+/* Where strip i begins in a panel of depth columns. */
+INLINE bytes_panel panel_at(nib_gemm_scratch *scratch, int64_t depth, int64_t i)
+{
+    const int64_t part = i / BYTES_STRIPS, lane = i % BYTES_STRIPS * LANES;
+    const int64_t step = part * BYTES_ROWS * (depth / 16) + lane;
+    return (bytes_panel){ scratch->panel.int8.bytes + part * BYTES_ROWS * depth + lane * 4,
+                          scratch->panel.int8.offsets + step,
+                          scratch->panel.int8.scales + step };
+}
+
+INLINE vf panel_dot(const nib_gemm_q16 *q, const vb w[4], const int32_t *offsets)
+{
+#if PANEL_SIGNED
+    return dot16_signed(vb_load((const uint8_t *)offsets), w, q->q);
+#else
+    (void)offsets;
+    return dot16(q->base, w, q->q);
+#endif
+}
+
+INLINE void bytes_tokens(bytes_panel p, const nib_gemm_q16 *q, int64_t blocks, int tokens,
+                         int is_first, float *sums)
 {
     vf acc[BYTES_TOKENS][BYTES_STRIPS];
     UNROLL
@@ -86,16 +116,19 @@ INLINE void bytes_tokens(const uint8_t *bytes, const float *scales, const nib_ge
         vf scale[BYTES_STRIPS];
         UNROLL
         for (int r = 0; r < BYTES_STRIPS; r++) {
-            scale[r] = vf_load(scales + (b * BYTES_STRIPS + r) * LANES);
+            scale[r] = vf_load(p.scales + (b * BYTES_STRIPS + r) * LANES);
             UNROLL
             for (int v = 0; v < 4; v++)
-                w[r][v] = vb_load(bytes + ((b * 4 + v) * BYTES_STRIPS + r) * LANES * 4);
+                w[r][v] = vb_load(p.bytes + ((b * 4 + v) * BYTES_STRIPS + r) * LANES * 4);
         }
         UNROLL
         for (int t = 0; t < tokens; t++) {
             UNROLL
             for (int r = 0; r < BYTES_STRIPS; r++)
-                acc[t][r] = add16(acc[t][r], q + t, w[r], scale[r]);
+                acc[t][r] = add16(acc[t][r],
+                                  panel_dot(q + t, w[r],
+                                            p.offsets + (b * BYTES_STRIPS + r) * LANES),
+                                  q + t, scale[r]);
         }
     }
     UNROLL
@@ -105,26 +138,26 @@ INLINE void bytes_tokens(const uint8_t *bytes, const float *scales, const nib_ge
     }
 }
 
-static void bytes_part(const uint8_t *bytes, const float *scales, const nib_gemm_q16 *q,
-                       int64_t blocks, int64_t tokens, int is_first, float *sums)
+static void bytes_part(bytes_panel p, const nib_gemm_q16 *q, int64_t blocks, int64_t tokens,
+                       int is_first, float *sums)
 {
     switch (tokens) {
-    case 1: bytes_tokens(bytes, scales, q, blocks, 1, is_first, sums); break;
-    case 2: bytes_tokens(bytes, scales, q, blocks, 2, is_first, sums); break;
-    case 3: bytes_tokens(bytes, scales, q, blocks, 3, is_first, sums); break;
-    case 4: bytes_tokens(bytes, scales, q, blocks, 4, is_first, sums); break;
+    case 1: bytes_tokens(p, q, blocks, 1, is_first, sums); break;
+    case 2: bytes_tokens(p, q, blocks, 2, is_first, sums); break;
+    case 3: bytes_tokens(p, q, blocks, 3, is_first, sums); break;
+    case 4: bytes_tokens(p, q, blocks, 4, is_first, sums); break;
 #if BYTES_TOKENS == 8
-    case 5: bytes_tokens(bytes, scales, q, blocks, 5, is_first, sums); break;
-    case 6: bytes_tokens(bytes, scales, q, blocks, 6, is_first, sums); break;
-    case 7: bytes_tokens(bytes, scales, q, blocks, 7, is_first, sums); break;
-    case 8: bytes_tokens(bytes, scales, q, blocks, 8, is_first, sums); break;
+    case 5: bytes_tokens(p, q, blocks, 5, is_first, sums); break;
+    case 6: bytes_tokens(p, q, blocks, 6, is_first, sums); break;
+    case 7: bytes_tokens(p, q, blocks, 7, is_first, sums); break;
+    case 8: bytes_tokens(p, q, blocks, 8, is_first, sums); break;
 #endif
     default: break;
     }
 }
 
 static void decode_bytes(const nib_gemm_job *job, const strip *s, int64_t k, int64_t depth,
-                         uint8_t *bytes, float *scales)
+                         bytes_panel to)
 {
     for (int64_t tile = k / 32; tile < (k + depth) / 32; tile++) {
         vf scale[2];
@@ -134,10 +167,14 @@ static void decode_bytes(const nib_gemm_job *job, const strip *s, int64_t k, int
         for (int b = 0; b < 2; b++) {
             vb w[4];
             bytes16(s, tile, b, w);
+#if PANEL_SIGNED
+            vb_store((uint8_t *)to.offsets, signed16(w));
+            to.offsets += BYTES_ROWS;
+#endif
             UNROLL
-            for (int v = 0; v < 4; v++, bytes += BYTES_ROWS * 4) vb_store(bytes, w[v]);
-            vf_store(scales, scale[b]);
-            scales += BYTES_ROWS;
+            for (int v = 0; v < 4; v++, to.bytes += BYTES_ROWS * 4) vb_store(to.bytes, w[v]);
+            vf_store(to.scales, scale[b]);
+            to.scales += BYTES_ROWS;
         }
     }
 }
@@ -148,8 +185,7 @@ static void multiply_bytes(const nib_gemm_job *job, int parts, int64_t g0, int64
     for (int p = 0; p < parts; p++) {
         for (int64_t g = g0; g < end; g++) {
             const int64_t tokens = group_tokens(job, g);
-            bytes_part(scratch->panel.int8.bytes + p * BYTES_ROWS * depth,
-                       scratch->panel.int8.scales + p * BYTES_ROWS * (depth / 16),
+            bytes_part(panel_at(scratch, depth, p * BYTES_STRIPS),
                        job->q + g * job->width * (job->padded / 16) + k / 16 * tokens, depth / 16,
                        tokens, k == 0, scratch->sums + (g - g0) * job->width * TASK
                                        + p * BYTES_ROWS);
@@ -168,13 +204,8 @@ static void panel_int8(const nib_gemm_job *job, int64_t first, nib_gemm_scratch 
         for (int64_t k = 0; k < job->padded; k += NIB_GEMM_BYTES_DEPTH) {
             const int64_t depth = job->padded - k < NIB_GEMM_BYTES_DEPTH ? job->padded - k
                                                                          : NIB_GEMM_BYTES_DEPTH;
-            for (int i = 0; i < parts * BYTES_STRIPS; i++) {
-                const int64_t p = i / BYTES_STRIPS, r = i % BYTES_STRIPS;
-                decode_bytes(job, &s[i], k, depth,
-                             scratch->panel.int8.bytes + p * BYTES_ROWS * depth + r * LANES * 4,
-                             scratch->panel.int8.scales + p * BYTES_ROWS * (depth / 16)
-                                 + r * LANES);
-            }
+            for (int i = 0; i < parts * BYTES_STRIPS; i++)
+                decode_bytes(job, &s[i], k, depth, panel_at(scratch, depth, i));
             multiply_bytes(job, parts, g, end, k, depth, scratch);
         }
         finish_groups(job, first, count, g, end, scratch);

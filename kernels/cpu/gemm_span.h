@@ -5,6 +5,7 @@
  *   ROWS_STRIPS, ROWS_TOKENS     vectors of rows x tokens in registers, straight from codes
  *   PANEL_STRIPS, PANEL_TOKENS   from a panel of f32
  *   BYTES_STRIPS, BYTES_TOKENS   from a panel of bytes
+ *   PANEL_SIGNED                 whether those are signed: gemm_int8_span.h
  *   vf, vb, vc                   LANES f32; LANES x 4 bytes; codes as loaded
  *
  * and after the functions that are declared below; gemm_portable.c has them in plain C. */
@@ -46,6 +47,12 @@ INLINE vb     vb_load(const uint8_t *p);
 INLINE void   vb_store(uint8_t *p, vb x);
 /* base + the sum of 16 columns' products, as f32. */
 INLINE vf     dot16(int32_t base, const vb w[4], const int8_t *q);
+#if PANEL_SIGNED
+/* e of e + 12, in place; returns -128 times the sum of 16 columns' e. */
+INLINE vb     signed16(vb w[4]);
+/* dot16 of e and of q + 128. */
+INLINE vf     dot16_signed(vb offset, const vb w[4], const int8_t *q);
+#endif
 /* e of columns c .. c + LANES - 1 of row r of a tile. */
 INLINE vf     columns_of(const uint8_t *tile, int r, int c);
 /* The largest nib_magnitude_bits of 16; multiples of 1 / factor, nearest even, of up * x, and their
@@ -68,7 +75,7 @@ static void load(int dtype, const void *src, int64_t n, float *dst)
 
 /* A block with Inf or NaN has the step NaN, so that all of its row's sums become it. Multiplied by
  * 2^64, a small amax has a reciprocal. */
-INLINE void quantize16(const float *x, nib_gemm_q16 *to)
+INLINE void quantize16(const float *x, int unsigned_q, nib_gemm_q16 *to)
 {
     const uint32_t top = top16(x);
     const float    amax = nib_float_of(top), up = amax < 0x1p-60f ? 0x1p64f : 1.0f;
@@ -76,6 +83,7 @@ INLINE void quantize16(const float *x, nib_gemm_q16 *to)
     const int32_t  sum = round16(x, up, top ? 127.0f / (amax * up) : 0.0f, to->q);
     to->step = finite ? amax / 127.0f : nib_float_of(NIB_F32_NAN_BITS);
     to->base = finite ? -12 * sum : 0;
+    for (int i = 0; i < 16 && unsigned_q; i++) to->q[i] ^= -128;
 }
 
 INLINE int64_t group_tokens(const nib_gemm_job *job, int64_t group)
@@ -106,8 +114,8 @@ INLINE void prepare_as(const nib_gemm_job *job, int dtype, int64_t group, int64_
             float v[16];
             load16(job, dtype, row, k, v);
             if (job->int8) {
-                quantize16(v, job->q + group * job->width * (job->padded / 16) + k / 16 * tokens
-                              + t);
+                quantize16(v, job->unsigned_q,
+                           job->q + group * job->width * (job->padded / 16) + k / 16 * tokens + t);
                 continue;
             }
             float *x = job->x + group * job->width * job->padded + k * tokens + t;
@@ -352,6 +360,7 @@ static const nib_gemm_kernels kernels = {
     .rows_tokens = ROWS_TOKENS,
     .panel_tokens = PANEL_TOKENS,
     .int8_tokens = BYTES_TOKENS,
+    .panel_signed = PANEL_SIGNED,
     .load = load,
     .prepare = prepare,
     .rows = rows,
