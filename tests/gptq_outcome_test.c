@@ -165,8 +165,8 @@ NIB_TEST(OnDeviceGptqOutcome, NoRowsOrNoInputs)
 
 /* ---- memory ---- */
 
-/* T (257 k (r + 1) + 32 k + 80000 r + 1024) + 8 rows + 17 k + 1024. Not less than a tile of weights
- * for each thread either, so that the formula is of use. */
+/* T (257 k (r + 1) + 32 k + 180000 r + 1024) + 8 rows + 17 k + 1024. Not less than a tile of
+ * weights for each thread either, so that the formula is of use. */
 NIB_TEST(OnDeviceGptqOutcome, WorkspaceIsWhatTheHeaderSays)
 {
     static const int64_t shapes[][2] = { { 1, 1 }, { 128, 128 }, { 1000, 64 }, { 4096, 4096 },
@@ -179,7 +179,7 @@ NIB_TEST(OnDeviceGptqOutcome, WorkspaceIsWhatTheHeaderSays)
             const nib_real real = (nib_real)(s / 8 % 2);
             const int64_t r = real == NIB_REAL_F64 ? 8 : 4, threads = 1 << s / 16;
             const int64_t tiles = (rows + 255) / 256, t = threads < tiles ? threads : tiles;
-            const int64_t most = t * (257 * k * (r + 1) + 32 * k + 80000 * r + 1024) + 8 * rows
+            const int64_t most = t * (257 * k * (r + 1) + 32 * k + 180000 * r + 1024) + 8 * rows
                                + 17 * k + 1024;
             const size_t bytes = nib_gptq_workspace_bytes(list[i]->device, real, rows, k,
                                                           (int32_t)threads);

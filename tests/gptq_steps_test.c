@@ -375,7 +375,7 @@ NIB_TEST(OnDeviceGptqSteps, WorkspaceIsWhatTheHeaderSays)
         const int64_t r = real == NIB_REAL_F64 ? 8 : 4, threads = 1 << i / 12;
         const int64_t g = (k + group - 1) / group;
         const int64_t tiles = (rows + 255) / 256, t = threads < tiles ? threads : tiles;
-        const int64_t most = t * (257 * k * (r + 1) + 2048 * g + 80000 * r + 1024) + 8 * rows
+        const int64_t most = t * (257 * k * (r + 1) + 2048 * g + 180000 * r + 1024) + 8 * rows
                            + 17 * k + 1024;
         const int64_t bytes = (int64_t)nib_gptq_steps_workspace_bytes(
             list[0]->device, real, rows, k, group, (int32_t)threads);

@@ -29,7 +29,7 @@
  *                                                 of two, which caches do not like
  *     workspace   nib_gptq_workspace_bytes. On the CPU the weights of 256 rows for each of T
  *                 threads, T = min(threads, ceil(rows / 256)), as reals and as bytes; at most
- *                 T (257 k (r + 1) + 32 k + 80000 r + 1024) + 8 rows + 17 k + 1024. On CUDA of
+ *                 T (257 k (r + 1) + 32 k + 180000 r + 1024) + 8 rows + 17 k + 1024. On CUDA of
  *                 R = min(rows, 4096) rows, at most R (k (r + 1) + k / 8 + 512 r + 1) + 16 rows
  *                 + 7 MiB. Of integers in G groups a row, nib_gptq_steps_workspace_bytes: 2048 G
  *                 instead of 32 k, or 8 R G instead of R k / 8

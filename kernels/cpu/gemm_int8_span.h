@@ -1,9 +1,9 @@
 /* gemm_int8_span.h: products of activations of 8 bits. A part of gemm_span.h.
  *
- * The instructions multiply unsigned by signed bytes. So weights become bytes e + 12 = 0 .. 24; the 16
- * columns of a step then sum up in integers, and base takes the 12 off again. With PANEL_SIGNED those of
- * a panel stay e, activations become q + 128, and the 128 are taken off by an offset of the weights':
- * it serves all tokens, and AVX2's instruction reads signed bytes from memory as it goes. */
+ * The instructions multiply unsigned by signed bytes. So weights become bytes e + 12 = 0 .. 24; the
+ * 16 columns of a step then sum up in integers, and base takes the 12 off again. With PANEL_SIGNED
+ * those of a panel stay e, activations become q + 128, and an offset of the weights takes the 128
+ * off: it serves all tokens, and AVX2's instruction reads signed bytes from memory as it goes. */
 #ifndef NIB_GEMM_INT8_SPAN_H
 #define NIB_GEMM_INT8_SPAN_H
 

@@ -12,7 +12,7 @@
 
 /* ---- workspace ---- */
 
-enum { ROWS = NIB_GPTQ_ROWS, STEPS = NIB_GPTQ_STEPS, SMALLEST_BLOCK = 8 };
+enum { ROWS = NIB_GPTQ_ROWS, STEPS = NIB_GPTQ_STEPS, WIDE = NIB_GPTQ_WIDE, SMALLEST_BLOCK = 8 };
 
 static size_t up64(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -51,7 +51,7 @@ static size_t lay_scratch(uint8_t *base, int f64, int64_t k, int64_t group, nib_
     s->scales = take(base, &at, blocks * ROWS);
     s->steps = take(base, &at, steps * ROWS * sizeof *s->steps);
     s->lows = take(base, &at, steps * ROWS * sizeof *s->lows);
-    s->before = take(base, &at, ROWS * STEPS * real);
+    s->before = take(base, &at, ROWS * WIDE * real);
     s->a = take(base, &at, STEPS * STEPS * real);
     s->h = take(base, &at, (size_t)NIB_MAX_BLOCK * NIB_MAX_BLOCK * real);
     return at;
@@ -346,36 +346,64 @@ static void load_tile(const nib_gptq_job *job, const nib_gptq_loops *loops, nib_
     for (int r = 0; r < padded; r++) s->error[r] = 0.0;
 }
 
-/* Brings the weights of steps [first, last) up to date with the errors of all steps before. */
-static void update(const nib_gptq_job *job, nib_gptq_scratch *s, int rows, int64_t first,
-                   int64_t last)
+/* Weights of steps [first, last) += the errors of steps [from, first), as they were rounded. */
+static void carry(const nib_gptq_job *job, nib_gptq_scratch *s, int rows, int64_t from,
+                  int64_t first, int64_t last)
 {
     const nib_gptq_factor *const f = job->request->factor;
-    const int64_t k = job->k, count = last - first, at = k - last;
-    const size_t real = job->f64 ? 8 : 4;
-    void *const target = nib_real_at(s->d, job->f64, 0, 0, at);
-    for (int r = 0; r < rows; r++)
-        memcpy(nib_real_at(s->before, job->f64, r, STEPS, 0),
-               nib_real_at(target, job->f64, r, job->ld, 0), (size_t)count * real);
-    if (first)
-        nib_blas_gemm(job->f64, 0, 0, rows, count, first, 1.0,
-                      nib_real_at(s->d, job->f64, 0, 0, k - first), job->ld,
-                      nib_real_at(f->l, job->f64, k - first, f->ld_elems, at), f->ld_elems, 1.0,
-                      target, job->ld);
-    for (int64_t j = 1; j < count; j++) /* A of the block's own steps */
-        for (int64_t i = 0; i < j; i++) {
-            const int64_t from = (k - 1 - first - i) * f->ld_elems + k - 1 - first - j;
-            if (job->f64) ((double *)s->a)[j * STEPS + i] = ((const double *)f->l)[from];
-            else ((float *)s->a)[j * STEPS + i] = ((const float *)f->l)[from];
-        }
+    const int64_t k = job->k;
+    if (from == first) return;
+    nib_blas_gemm(job->f64, 0, 0, rows, last - first, first - from, 1.0,
+                  nib_real_at(s->d, job->f64, 0, 0, k - first), job->ld,
+                  nib_real_at(f->l, job->f64, k - first, f->ld_elems, k - last), f->ld_elems, 1.0,
+                  nib_real_at(s->d, job->f64, 0, 0, k - last), job->ld);
 }
 
-/* As many whole segments as fit into a block. */
-static int64_t block_end(const nib_gptq_job *job, int64_t first, int64_t segment)
+/* Weights of steps [first, last) as they are, for when only their changes are left. */
+static void keep_weights(const nib_gptq_job *job, nib_gptq_scratch *s, int rows, int64_t first,
+                         int64_t last)
 {
-    while (job->segments[segment] < job->k && job->segments[segment + 1] - first <= STEPS)
+    const size_t bytes = (size_t)(last - first) * (job->f64 ? 8 : 4);
+    for (int r = 0; r < rows; r++)
+        memcpy(nib_real_at(s->before, job->f64, r, WIDE, 0),
+               nib_real_at(s->d, job->f64, r, job->ld, job->k - last), bytes);
+    s->kept_last = last;
+}
+
+/* A of a block's own steps. */
+static void load_a(const nib_gptq_job *job, nib_gptq_scratch *s, int64_t first, int64_t last)
+{
+    const nib_gptq_factor *const f = job->request->factor;
+    const int64_t count = last - first;
+    for (int64_t i = 0; i < count; i++) { /* along the factor's rows: they are far apart */
+        const int64_t row = (job->k - 1 - first - i) * f->ld_elems + job->k - 1 - first;
+        for (int64_t j = i + 1; j < count; j++) {
+            if (job->f64) ((double *)s->a)[j * STEPS + i] = ((const double *)f->l)[row - j];
+            else ((float *)s->a)[j * STEPS + i] = ((const float *)f->l)[row - j];
+        }
+    }
+}
+
+/* Behind as many whole segments as fit into so many steps. */
+static int64_t block_end(const nib_gptq_job *job, int64_t first, int64_t segment, int64_t steps)
+{
+    while (job->segments[segment] < job->k && job->segments[segment + 1] - first <= steps)
         segment++;
     return job->segments[segment];
+}
+
+/* Steps [first, last), which have the errors of all before, to codes; their places take their
+ * errors. */
+static void sweep_wide(const nib_gptq_job *job, const nib_gptq_loops *loops, nib_gptq_scratch *s,
+                       int padded, int64_t first, int64_t last, int64_t *segment)
+{
+    for (int64_t at = first, end; at < last; at = end) {
+        end = block_end(job, at, *segment, STEPS);
+        if (end > last) end = last;
+        carry(job, s, padded, first, at, end);
+        load_a(job, s, at, end);
+        loops->block(job, s, padded, at, end, segment);
+    }
 }
 
 static void sweep_tile(const nib_gptq_job *job, const nib_gptq_loops *loops, nib_gptq_scratch *s,
@@ -385,9 +413,10 @@ static void sweep_tile(const nib_gptq_job *job, const nib_gptq_loops *loops, nib
     const int padded = (rows + NIB_GPTQ_LANES - 1) / NIB_GPTQ_LANES * NIB_GPTQ_LANES;
     load_tile(job, loops, s, row, rows, padded);
     for (int64_t first = 0, segment = 0, last; first < job->k; first = last) {
-        last = block_end(job, first, segment);
-        update(job, s, padded, first, last);
-        loops->block(job, s, padded, first, last, &segment);
+        last = block_end(job, first, segment, WIDE);
+        keep_weights(job, s, padded, first, last);
+        carry(job, s, padded, 0, first, last);
+        sweep_wide(job, loops, s, padded, first, last, &segment);
     }
     for (int r = 0; r < rows; r++) {
         const double error = s->error[r] < 0.0 ? 0.0 : s->error[r];

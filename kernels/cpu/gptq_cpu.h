@@ -5,11 +5,13 @@
  *     d, rows x k reals, ld apart, column k-1-s is step s:
  *
  *         [  w  w  w  w  w | t  t  t  t | d  d  d  d  d  d ]     w: weights that are still to come
- *            steps to come    this block    steps done          d: w - q of those that are done
+ *            steps to come    this part     steps done          d: w - q of those that are done
  *
  *     before = t's weights           t += d * (the factor's rows and columns in question)
- *     block: t step by step to codes, t's place takes d
+ *     block by block of t:           the block += d of the part's blocks that are done
+ *                                    step by step to codes, its place takes d
  *
+ * A part is NIB_GPTQ_WIDE steps: d is laid out less often for the product with all steps done.
  * A block is done for 16 rows at a time, a row in each lane of the compiler's vectors.
  */
 #ifndef NIB_GPTQ_CPU_H
@@ -43,7 +45,8 @@ typedef struct nib_gptq_job {
 /* What a thread has to itself. Sizes for tiles of NIB_GPTQ_ROWS. */
 typedef struct nib_gptq_scratch {
     void    *d;       /* rows x ld reals */
-    void    *before;  /* rows x NIB_GPTQ_STEPS */
+    void    *before;  /* rows x NIB_GPTQ_WIDE: the weights of steps up to kept_last */
+    int64_t  kept_last;
     void    *a;       /* (j, k): A of the block's steps k and j, NIB_GPTQ_STEPS apart */
     void    *h;       /* the Hessian of a block of inputs, NIB_MAX_BLOCK apart, both triangles */
     void    *spare;   /* k reals */

@@ -19,6 +19,47 @@ static inline __attribute__((always_inline)) NAME(wide) *NAME(wide_of)(const REA
     return (NAME(wide) *)(uintptr_t)lanes;
 }
 
+/* dst(j, i) = src(i, j) of 4 x 4; compilers copy such one by one. */
+typedef REAL NAME(four) __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)),
+                                       may_alias));
+
+static inline __attribute__((always_inline)) void NAME(turn)(const REAL *src, int64_t src_ld,
+                                                             REAL *dst, int64_t dst_ld)
+{
+    const NAME(four) a = *(const NAME(four) *)src, b = *(const NAME(four) *)(src + src_ld);
+    const NAME(four) c = *(const NAME(four) *)(src + 2 * src_ld);
+    const NAME(four) d = *(const NAME(four) *)(src + 3 * src_ld);
+    const NAME(four) ab = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    const NAME(four) cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    const NAME(four) ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const NAME(four) cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    *(NAME(four) *)dst = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+    *(NAME(four) *)(dst + dst_ld) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    *(NAME(four) *)(dst + 2 * dst_ld) = __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5);
+    *(NAME(four) *)(dst + 3 * dst_ld) = __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7);
+}
+
+/* Rows of count columns, the last of which is the first step, to lanes. */
+static inline void NAME(to_lanes)(const REAL *rows, int64_t ld, int count, NAME(lanes) *to)
+{
+    int c = 0;
+    for (; c + 4 <= count; c += 4)
+        for (int l = 0; l < NAME(L); l += 4)
+            NAME(turn)(rows + l * ld + c, ld, to[count - 1 - c] + l, -NAME(L));
+    for (; c < count; c++)
+        for (int l = 0; l < NAME(L); l++) to[count - 1 - c][l] = rows[l * ld + c];
+}
+
+static inline void NAME(from_lanes)(const NAME(lanes) *from, int count, REAL *rows, int64_t ld)
+{
+    int c = 0;
+    for (; c + 4 <= count; c += 4)
+        for (int l = 0; l < NAME(L); l += 4)
+            NAME(turn)(from[count - 1 - c] + l, -NAME(L), rows + l * ld + c, ld);
+    for (; c < count; c++)
+        for (int l = 0; l < NAME(L); l++) rows[l * ld + c] = from[count - 1 - c][l];
+}
+
 /* targets of n steps += the errors d of the first count steps, times a's rows. Each is added up in
  * rising order. */
 static inline __attribute__((always_inline)) void
@@ -219,18 +260,16 @@ NAME(block_as)(int kind, const nib_gptq_job *job, nib_gptq_scratch *s, int row, 
     const nib_gptq_factor *const f = job->request->factor;
     const int64_t k = job->k, ld = job->ld, block = job->block;
     const int count = (int)(last - first);
-    const REAL *const before = (const REAL *)s->before + row * NAME(STEPS), *const a = s->a;
+    const REAL *const before = (const REAL *)s->before + row * NIB_GPTQ_WIDE + s->kept_last - last;
+    const REAL *const a = s->a;
     REAL *const tile = (REAL *)s->d + row * ld + k - last;
     NAME(lanes) target[NIB_GPTQ_STEPS], d[NIB_GPTQ_STEPS]; /* d: the weights, then their errors */
     NAME(lanes) error = { 0 }, added = { 0 };
     float_lanes factor, step, x, q;
     uint8_t code[NIB_GPTQ_STEPS][NIB_GPTQ_LANES];
 
-    for (int l = 0; l < NAME(L); l++)
-        for (int j = 0; j < count; j++) {
-            target[j][l] = tile[l * ld + count - 1 - j];
-            d[j][l] = before[l * NAME(STEPS) + count - 1 - j];
-        }
+    NAME(to_lanes)(tile, ld, count, target);
+    NAME(to_lanes)(before, NIB_GPTQ_WIDE, count, d);
     for (int j0 = 0, j1; j0 < count; j0 = j1, segment++) {
         j1 = (int)(job->segments[segment + 1] - first);
         NAME(carry)(target, (const NAME(lanes) *)d, a, j0, j1);
@@ -260,9 +299,9 @@ NAME(block_as)(int kind, const nib_gptq_job *job, nib_gptq_scratch *s, int row, 
             }
         }
     }
+    NAME(from_lanes)((const NAME(lanes) *)d, count, tile, ld);
     for (int l = 0; l < NAME(L); l++) {
         s->error[row + l] += (double)error[l] - (double)added[l];
-        for (int j = 0; j < count; j++) tile[l * ld + count - 1 - j] = d[j][l];
         for (int j = 0; j < count; j++) s->codes[(row + l) * k + first + j] = code[j][l];
     }
 }

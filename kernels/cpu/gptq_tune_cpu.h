@@ -9,7 +9,8 @@ enum {
     NIB_GATHER_TILE   = 64,   /* of H on its way to the factor: changes no bit */
     NIB_FACTOR_TILE   = 256,  /* of the factor */
     NIB_GPTQ_ROWS     = 256,  /* of W that go through the sweep together */
-    NIB_GPTQ_STEPS    = 128,  /* inputs between two products with the factor */
+    NIB_GPTQ_WIDE     = 512,  /* inputs between two products with all errors before */
+    NIB_GPTQ_STEPS    = 128,  /* inputs between two products with those of the same WIDE */
     NIB_GPTQ_SEGMENT  = 16,   /* inputs whose errors are carried on one by one */
     NIB_GPTQ_LANES    = 16    /* rows of one vector of the compiler's */
 };
