@@ -3,9 +3,14 @@
 #include "step_checks.h"
 #include "trace.h"
 
-enum { PACKED_V1 = sizeof(nib_packed_steps), UNIT = 8 };
+enum { PACKED_V1 = offsetof(nib_packed_steps, divisor), UNIT = 8 };
 
 static int64_t ceil_div(int64_t n, int64_t by) { return n / by + (n % by != 0); }
+
+static nib_step_divisor divisor_of(const nib_packed_steps *p)
+{
+    return p->size >= sizeof *p ? p->divisor : NIB_STEP_OF_HI;
+}
 
 static int is_integer(nib_step_element e) { return e >= NIB_INT2 && e <= NIB_INT8; }
 
@@ -35,6 +40,8 @@ nib_status nib_packed_steps_check(const char *what, const char *name, const nib_
                 name, p->asymmetric);
     NIB_REQUIRE((unsigned)p->step_rule <= NIB_STEP_F16, NIB_ERR_ARGUMENT,
                 "%s: unknown step rule %d", what, (int)p->step_rule);
+    NIB_REQUIRE((unsigned)divisor_of(p) <= NIB_STEP_OF_HALF, NIB_ERR_ARGUMENT,
+                "%s: unknown divisor %d of steps", what, (int)divisor_of(p));
     NIB_REQUIRE(p->step_rule != NIB_STEP_E4M3_BYTE, NIB_ERR_UNSUPPORTED,
                 "%s: E4M3 steps, which want a tensor scale", what);
     NIB_REQUIRE(p->rows >= 0 && p->cols >= 0, NIB_ERR_SHAPE, "%s: %s is %lld x %lld", what, name,
@@ -69,7 +76,8 @@ nib_status nib_packed_steps_size_check(const char *what, const nib_matrix *m, co
 nib_step_request nib_packed_steps_request(const nib_packed_steps *p, int32_t given)
 {
     nib_step_request r = { .element = p->element, .asymmetric = p->asymmetric,
-                           .rule = p->step_rule, .group = p->group };
+                           .rule = p->step_rule, .group = p->group,
+                           .middle = divisor_of(p) == NIB_STEP_OF_HALF };
     if (p->group >= p->cols) r.group = ceil_div(p->cols, UNIT) * UNIT;
     if (given) r.steps = p->steps, r.zeros = p->zeros;
     else r.steps_out = p->steps, r.zeros_out = p->zeros;

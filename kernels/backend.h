@@ -68,6 +68,7 @@ typedef struct nib_step_request {
     nib_step_element  element;
     int32_t           asymmetric;
     nib_step_rule     rule;
+    int32_t           middle;       /* symmetric dynamic steps of integers are of hi + 1/2 */
     nib_fake_gradient gradient;
     int32_t           whole;        /* the matrix has one step */
     int64_t           group;        /* elements of a row, a multiple of 8; of the whole matrix, and

@@ -96,6 +96,7 @@ typedef struct gptq_job {
     nib_step_element   element;
     int                asymmetric;
     nib_step_rule      step_rule;
+    nib_step_divisor   divisor;
 } gptq_job;
 
 gptq_job gptq_job_of(const gptq_source *s, nib_format format); /* f64, amax, with the guard */

@@ -124,7 +124,8 @@ static memory memory_new(const runner *r, const gptq_job *job)
         : nib_gptq_workspace_bytes(r->device, job->real, s->rows, s->k, r->threads), 0);
     m.steps = (nib_packed_steps){
         sizeof m.steps, job->element, job->asymmetric, job->step_rule, s->rows, s->k, job->group,
-        m.codes.at, ld_codes, m.scales.at, job->asymmetric ? m.zeros.at : NULL
+        m.codes.at, ld_codes, m.scales.at, job->asymmetric ? m.zeros.at : NULL,
+        job->divisor
     };
     m.dst = (nib_packed){ sizeof m.dst, job->format, job->code_order, job->layout, s->rows, s->k,
                           m.codes.at, ld_codes, m.scales.at, has_scale ? m.tensor_scale.at : NULL };
@@ -229,8 +230,12 @@ void gptq_result_free(gptq_result *o)
 
 ref_rounding gptq_rounding_of(const gptq_job *job)
 {
-    if (job->group)
-        return ref_integers_make(job->element, job->asymmetric, job->step_rule, block_of(job));
+    if (job->group) {
+        ref_rounding i = ref_integers_make(job->element, job->asymmetric, job->step_rule,
+                                           block_of(job));
+        i.of_half = job->divisor == NIB_STEP_OF_HALF;
+        return i;
+    }
     ref_rounding r = ref_rounding_make(job->format, job->rules, job->s->dtype, job->choice);
     if (!nib_format_has_tensor_scale(job->format)) return r;
     if (job->tensor_scale != 0) ref_tensor_given(&r, job->tensor_scale);

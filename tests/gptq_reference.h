@@ -22,7 +22,7 @@ typedef struct ref_rounding {
     double           value[128];     /* of the magnitude codes */
     float            scale[256];     /* of the scale bytes */
     float            encode, decode; /* S and t */
-    int              lo, hi, asymmetric, rule;
+    int              lo, hi, asymmetric, rule, of_half;
 } ref_rounding;
 
 /* block: of a row that has one step, k. */

@@ -43,7 +43,7 @@ int64_t ref_shrunk_step(const ref_rounding *r, const float *x, int n, int i)
     for (int j = 0; j < n; j++) least = fminf(least, x[j]), most = fmaxf(most, x[j]);
     least *= keep, most *= keep;
     if (r->asymmetric) s = (most - least) / span;
-    else s = fmaxf(-least, most) / (float)r->hi;
+    else s = fmaxf(-least, most) / ((float)r->hi + (r->of_half ? 0.5f : 0.0f));
     if (least == most) s = 1;
     s = step_by_rule((nib_step_rule)r->rule, 1, fmaxf(s, 0x1p-149f));
     if (r->asymmetric && least != most)

@@ -41,6 +41,7 @@ NIB_TEST(OnDeviceGptqSteps, EveryElementAndGroup)
             gptq_job job = gptq_job_of_integers(&s, (nib_step_element)e, groups[g]);
             job.asymmetric = e == NIB_INT4 || e == NIB_INT8 ? g % 2 : e % 4 < 2;
             job.gap = g;
+            job.divisor = (nib_step_divisor)((e + g) % 2);
             check_orders(&job, list, n, e + g);
             if (e != NIB_INT4) continue;
             job.asymmetric = !job.asymmetric;
@@ -96,6 +97,7 @@ NIB_TEST(OnDeviceGptqSteps, StepsByEveryRule)
     for (int i = 0; i < 6; i++) {
         gptq_job job = gptq_job_of_integers(&s, i % 2 ? NIB_INT4 : NIB_INT6, 32);
         job.step_rule = rules[i % 3];
+        job.divisor = NIB_STEP_OF_HALF;
         job.asymmetric = i / 3;
         job.without_guard = i % 2;
         check_orders(&job, list, n, i);
@@ -287,7 +289,7 @@ static void request_open(request *r)
     r->dst = (nib_packed_steps){ sizeof r->dst, NIB_INT4, 1, NIB_STEP_F32, ROWS, K, GROUP,
                                  memory_of(r, 3, NULL, ROWS * K / 2), K / 2,
                                  memory_of(r, 4, NULL, ROWS * G * 4),
-                                 memory_of(r, 5, NULL, ROWS * G) };
+                                 memory_of(r, 5, NULL, ROWS * G), NIB_STEP_OF_HI };
     r->exec.workspace_bytes = nib_gptq_steps_workspace_bytes(device->device, NIB_REAL_F32, ROWS, K,
                                                              GROUP, device->threads);
     r->exec.workspace = memory_of(r, 6, NULL, r->exec.workspace_bytes);
@@ -400,7 +402,7 @@ NIB_TEST(OnDeviceGptqSteps, RefusesFreshStepsOfLongGroups)
     const nib_matrix in = { w.at, NIB_F32, 2, 136, 136 };
     const nib_gptq_options o = { .size = sizeof o, .scales = FRESH };
     const nib_packed_steps dst = { sizeof dst, NIB_INT8, 0, NIB_STEP_F32, 2, 136, 136, codes.at,
-                                   136, steps.at, NULL };
+                                   136, steps.at, NULL, NIB_STEP_OF_HI };
     OK(nib_gptq_factor_make(&exec, &m.hessian, NULL, &f));
     EXPECT_FAILS("fresh", nib_gptq_quantize_steps(&exec, &m.hessian, &f, &in, &o, &dst, NULL),
                  NIB_ERR_UNSUPPORTED, "at most 128 inputs, not 136");

@@ -98,6 +98,8 @@ quotient_of_inf        steps_job.cuh      steps_cuda.cu     forward OnDeviceStep
     s/0x5d80u/0x7f80u/
 step_nibbles_turned    step_codes_cuda.cu -                 forward OnDeviceStepCodes*
     s/\(code\[i\] \& 15u\) << i \* 4/(code[i] \& 15u) << (i ^ 1) * 4/
+step_of_hi_always      step_codes_cuda.cu -                 forward OnDeviceStepCodes*
+    s/nib_grid_of_codes\(\(int\)r->element, r->middle\)/nib_grid_of((int)r->element)/
 step_lanes_forgotten   step_codes_cuda.cu -                 forward OnDeviceStepCodes*
     s/o = team \/ 2; o;/o = team \/ 4; o;/
 product_scale_of_row_g gemm_decode.cuh    gemm_small_cuda.cu forward OnDeviceGemm*

@@ -77,12 +77,14 @@ static void check_on(const runner *r, const step_setting *s, const step_case *c)
         .size = sizeof dst, .element = s->element, .asymmetric = s->asymmetric,
         .step_rule = s->rule, .rows = s->rows, .cols = s->cols, .group = s->group,
         .codes = codes.at, .ld_codes_bytes = nib_step_codes_row_bytes(s->element, s->cols) + gap,
-        .steps = steps.at, .zeros = s->asymmetric ? zeros.at : NULL
+        .steps = steps.at, .zeros = s->asymmetric ? zeros.at : NULL,
+        .divisor = s->of_half ? NIB_STEP_OF_HALF : NIB_STEP_OF_HI
     };
     const nib_step_options o = {
         .size = sizeof o, .element = s->element, .asymmetric = s->asymmetric,
-        .step_rule = s->rule, .group = s->group, .steps = s->given ? steps.at : NULL,
-        .zeros = s->given ? dst.zeros : NULL
+        .step_rule = s->rule, .group = s->group,
+        .steps = s->given || s->of_half ? steps.at : NULL,
+        .zeros = s->given || s->of_half ? dst.zeros : NULL
     };
     EXPECT(nib_step_count(s->rows, s->cols, s->group) == c->steps, "%lld steps",
            (long long)nib_step_count(s->rows, s->cols, s->group));
@@ -122,7 +124,8 @@ NIB_TEST(OnDeviceStepCodes, EveryElementGroupAndRule)
                     .element = (nib_step_element)e, .asymmetric = i % 2, .given = i / 2 % 2,
                     .rule = rules[(i / 2 + g) % 4], .rows = 3, .cols = i < 6 ? 600 : 37,
                     .group = groups[g], .dtype = (nib_dtype)((e + g + i) % 3),
-                    .out_dtype = (nib_dtype)(i % 3), .off = i % 3 ? 0 : (size_t)i
+                    .out_dtype = (nib_dtype)(i % 3), .off = i % 3 ? 0 : (size_t)i,
+                    .of_half = (g + i) % 4 == 0
                 };
                 check(&s);
             }
@@ -145,6 +148,7 @@ NIB_TEST(OnDeviceStepCodes, RandomShapes)
         s.dtype = (nib_dtype)(next_random() % 3);
         s.out_dtype = (nib_dtype)(next_random() % 3);
         s.off = next_random() % 2 ? 0 : next_random() % 9;
+        s.of_half = next_random() % 2;
         check(&s);
     }
 }
@@ -175,7 +179,8 @@ NIB_TEST(StepCodes, AreWhatTheHeaderSays)
     OK(nib_device_open(&options, &device));
     const nib_exec exec = { .size = sizeof exec, .device = device };
     const nib_matrix src = { (void *)(uintptr_t)x, NIB_F32, 1, 9, 9 };
-    nib_packed_steps p = { sizeof p, NIB_INT4, 0, NIB_STEP_F32, 1, 9, 16, codes, 9, &step, NULL };
+    nib_packed_steps p = { sizeof p, NIB_INT4, 0, NIB_STEP_F32, 1, 9, 16, codes, 9, &step, NULL,
+                           NIB_STEP_OF_HI };
     OK(nib_quantize_steps(&exec, &src, 1, &p));
     EXPECT(memcmp(codes, nibbles, 5) == 0, "%x %x %x %x %x", codes[0], codes[1], codes[2], codes[3],
            codes[4]);
@@ -206,7 +211,7 @@ NIB_TEST(StepCodes, AreWordsOfPackQuantized)
         for (int j = 0; j < COLS; j++) x[j] = (float)(low + (int)(next_random() >> (32 - bits)));
         const nib_matrix src = { x, NIB_F32, 1, COLS, COLS };
         const nib_packed_steps p = { sizeof p, (nib_step_element)(16 + bits), 0, NIB_STEP_F32, 1,
-                                     COLS, COLS, codes, COLS, &step, NULL };
+                                     COLS, COLS, codes, COLS, &step, NULL, NIB_STEP_OF_HI };
         OK(nib_quantize_steps(&exec, &src, 1, &p));
         for (int i = 0; i < COLS / each; i++) {
             uint32_t right = 0, got = 0;
@@ -217,6 +222,30 @@ NIB_TEST(StepCodes, AreWordsOfPackQuantized)
             EXPECT(got == right, "%d bits, word %d is %08x, not %08x", bits, i, got, right);
         }
     }
+    nib_device_close(device);
+}
+
+/* 0.75 / 7.5 = 0.1: 0.75 is 7.5 steps, and its code 7; -0.75 is -7.5, and its code -8. */
+NIB_TEST(StepCodes, DivideByHalfOfTheRange)
+{
+    static const float x[2][8] = { { 0.75f, 0.5f, -0.5f, 0 }, { -0.75f, 0.5f, -0.5f, 0 } };
+    const nib_device_options options = { .size = sizeof options, .backend = NIB_BACKEND_CPU };
+    nib_device *device = NULL;
+    OK(nib_device_open(&options, &device));
+    const nib_exec exec = { .size = sizeof exec, .device = device };
+    const nib_matrix src = { (void *)(uintptr_t)x, NIB_F32, 2, 8, 8 };
+    uint8_t codes[8];
+    float steps[2];
+    nib_packed_steps p = { sizeof p, NIB_INT4, 0, NIB_STEP_F32, 2, 8, 8, codes, 4, steps, NULL,
+                           NIB_STEP_OF_HALF };
+    OK(nib_quantize_steps(&exec, &src, 0, &p));
+    EXPECT(steps[0] == 0.75f / 7.5f && steps[1] == steps[0] && codes[0] == 0x57
+           && codes[4] == 0x58 && codes[1] == 0x0b, "steps %g %g, codes %x %x %x",
+           (double)steps[0], (double)steps[1], codes[0], codes[4], codes[1]);
+    p.size = offsetof(nib_packed_steps, divisor); /* a caller that knows no divisor */
+    OK(nib_quantize_steps(&exec, &src, 0, &p));
+    EXPECT(steps[0] == 0.75f / 7.0f && codes[0] == 0x57 && codes[4] == 0x59,
+           "steps %g, codes %x %x", (double)steps[0], codes[0], codes[4]);
     nib_device_close(device);
 }
 
@@ -255,7 +284,7 @@ static void request_init(request *r, const nib_device *device)
     r->exec = (nib_exec){ .size = sizeof r->exec, .device = device, .threads = 1 };
     r->m = (nib_matrix){ r->x, NIB_F32, ROWS, COLS, COLS };
     r->p = (nib_packed_steps){ sizeof r->p, NIB_INT4, 1, NIB_STEP_F32, ROWS, COLS, 16, r->codes,
-                               COLS / 2, r->steps, r->zeros };
+                               COLS / 2, r->steps, r->zeros, NIB_STEP_OF_HI };
 }
 
 NIB_TEST(StepCodes, RefuseBadInput)
@@ -272,12 +301,13 @@ NIB_TEST(StepCodes, RefuseBadInput)
     } changes[] = {
         ROW(exec.size, 0, ARGUMENT, "size is 0"), ROW(m.dtype, 3, ARGUMENT, "dtype 3"),
         ROW(m.data, 0, ARGUMENT, "data is NULL"), ROW(m.rows, 2, SHAPE, "2 x 40"),
-        ROW(p.size, sizeof(nib_packed_steps) - 1, ARGUMENT, "->size is"),
+        ROW(p.size, offsetof(nib_packed_steps, divisor) - 1, ARGUMENT, "->size is"),
         ROW(p.element, NIB_STEP_E4M3, ARGUMENT, "element 3"),
         ROW(p.element, 17, ARGUMENT, "element 17"), ROW(p.element, 25, ARGUMENT, "element 25"),
         ROW(p.asymmetric, 2, ARGUMENT, "asymmetric is 2"),
         ROW(p.asymmetric, 0, ARGUMENT, "zeros is given"),
         ROW(p.step_rule, 5, ARGUMENT, "step rule 5"),
+        ROW(p.divisor, 2, ARGUMENT, "divisor 2"),
         ROW(p.step_rule, NIB_STEP_E4M3_BYTE, UNSUPPORTED, "tensor scale"),
         ROW(p.rows, -1, SHAPE, "-1 x 40"), ROW(p.cols, 39, SHAPE, "3 x 39"),
         ROW(p.group, 12, SHAPE, "group 12"), ROW(p.group, 0, SHAPE, "group 0"),

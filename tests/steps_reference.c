@@ -145,7 +145,7 @@ static void solve_step(const step_setting *s, step_case *c, int64_t i, int64_t r
             above = fmaxf(above, x);
         }
         const float most = fmaxf(below, above), span = (float)(hi - lo);
-        float step = most / (float)hi;
+        float step = most / (float)(s->of_half ? hi + 0.5 : hi);
         if (s->asymmetric) step = (above + below) / span;
         if (isinf(step)) step = 2 * ((above / 2 + below / 2) / span);
         if (step < ldexpf(1, -149)) step = ldexpf(1, -149);

@@ -8,6 +8,7 @@
 typedef struct step_setting {
     nib_step_element element;
     int              asymmetric, given, mask, clamp;
+    int              of_half;           /* of nib_packed_steps: divisor is NIB_STEP_OF_HALF */
     nib_step_rule    rule;
     int64_t          rows, cols, group; /* as in nib_step_options */
     int64_t          ld_extra;

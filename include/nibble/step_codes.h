@@ -21,6 +21,14 @@
 extern "C" {
 #endif
 
+/* What a symmetric group's largest magnitude is divided by for its dynamic step. */
+typedef enum nib_step_divisor {
+    NIB_STEP_OF_HI   = 0, /* hi: nothing is clamped */
+    NIB_STEP_OF_HALF = 1  /* hi + 1/2, half of what all codes span: steps are finer by 1/15 (INT4),
+                             and the largest element loses up to half a step if it is > 0.
+                             compressed-tensors */
+} nib_step_divisor;
+
 /* A matrix of integers. codes, steps and zeros lie where the device computes.
  *
  *     codes   row r begins at byte r * ld_codes_bytes. A code is q in two's complement: of up to 4
@@ -41,6 +49,8 @@ typedef struct nib_packed_steps {
     int64_t          ld_codes_bytes; /* >= nib_step_codes_row_bytes */
     float           *steps;
     int8_t          *zeros;
+    nib_step_divisor divisor;    /* read for symmetric dynamic steps. Of a size without this member:
+                                    NIB_STEP_OF_HI */
 } nib_packed_steps;
 
 /* Bytes of a row of codes: ceil(cols / 2), or cols. -1 for another element or cols < 0. */
@@ -53,20 +63,21 @@ int64_t nib_step_count(int64_t rows, int64_t cols, int64_t group);
 /* dst = the codes of src.
  *
  *   src     rows x cols, any dtype
- *   given   0: steps and zero points by the dynamic rule of steps.h, and written. 1: they are read,
- *           used by the rule, and stay as they are
+ *   given   0: steps and zero points by the dynamic rule of steps.h, symmetric ones with dst's
+ *           divisor in place of hi, and written. 1: they are read, used by the rule, and stay as
+ *           they are
  *   dst     codes written, and with given 0 steps and zeros
  *
  * NaN becomes z, Inf saturates. One pass over src; the elements of large groups are read again,
  * from a cache.
  *
  * Returns NIB_ERR_ARGUMENT for dst or a buffer of it NULL, a size smaller than the first version's,
- * an element that is no integer, an unknown step rule, asymmetric or given not 0 or 1, or zeros
- * missing or one too many; NIB_ERR_SHAPE if the sizes of src and dst differ, for negative sizes, a
- * group as for nib_step_count, ld_codes_bytes too small, or rows * ld_codes_bytes over INT64_MAX;
- * NIB_ERR_ALIGNMENT for steps not aligned to 4; NIB_ERR_UNSUPPORTED for NIB_STEP_E4M3_BYTE, whose
- * steps would want their tensor scale. rows == 0 or cols == 0 succeeds and writes nothing, and then
- * codes, steps and zeros may be NULL. */
+ * an element that is no integer, an unknown step rule or divisor, asymmetric or given not 0 or 1,
+ * or zeros missing or one too many; NIB_ERR_SHAPE if the sizes of src and dst differ, for negative
+ * sizes, a group as for nib_step_count, ld_codes_bytes too small, or rows * ld_codes_bytes over
+ * INT64_MAX; NIB_ERR_ALIGNMENT for steps not aligned to 4; NIB_ERR_UNSUPPORTED for
+ * NIB_STEP_E4M3_BYTE, whose steps would want their tensor scale. rows == 0 or cols == 0 succeeds
+ * and writes nothing, and then codes, steps and zeros may be NULL. */
 nib_status nib_quantize_steps(const nib_exec *exec, const nib_matrix *src, int32_t given,
                               const nib_packed_steps *dst);
 

@@ -37,6 +37,7 @@ enum {
 typedef struct nib_grid {
     int   floats;
     float lo, hi;    /* integers: the least and largest q; floats: -E and E */
+    float divisor;   /* of a symmetric group's largest magnitude: its step */
     float smallest;  /* floats: the smallest normal value */
     float rounder;   /* floats: 2^(23 - m), which times a's binade rounds a */
     float nan_value; /* what NaN becomes, in steps */
@@ -44,20 +45,28 @@ typedef struct nib_grid {
 
 NIB_HD nib_grid nib_grid_of(int element)
 {
-    nib_grid g = { 0, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f };
+    nib_grid g = { 0, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f };
     if (element >= NIB_GR_INT) {
         const int half = 1 << (element - NIB_GR_INT - 1);
         g.lo = (float)-half;
-        g.hi = (float)(half - 1);
+        g.hi = g.divisor = (float)(half - 1);
         return g;
     }
     const nib_element_traits t = nib_element_traits_of(element);
     g.floats = 1;
     g.lo = -t.max;
-    g.hi = t.max;
+    g.hi = g.divisor = t.max;
     g.smallest = nib_pow2(t.emin);
     g.rounder = nib_pow2(23 - t.m);
     g.nan_value = nib_element_to_f32(element, t.nan_code);
+    return g;
+}
+
+/* middle: symmetric steps are of half of all codes, hi + 1/2. */
+NIB_HD nib_grid nib_grid_of_codes(int element, int middle)
+{
+    nib_grid g = nib_grid_of(element);
+    if (middle) g.divisor = g.hi + 0.5f;
     return g;
 }
 
@@ -137,7 +146,7 @@ NIB_HD nib_step nib_step_dynamic(const nib_grid *g, int asymmetric, int rule, fl
 {
     const float least = nib_pow2(-149), most = r.above > r.below ? r.above : r.below;
     if (!(most > 0.0f)) return nib_step_make(g, nib_step_rounded(rule, t, 1.0f), 0.0f);
-    float s = most / g->hi;
+    float s = most / g->divisor;
     if (asymmetric) {
         const float width = r.above + r.below, n = g->hi - g->lo;
         s = width <= NIB_F32_MAX ? width / n : 2.0f * ((r.above * 0.5f + r.below * 0.5f) / n);

@@ -7,8 +7,9 @@ static_assert(NIB_INT2 == NIB_GR_INT + 2 && NIB_INT8 == NIB_GR_INT + 8, "step el
 void nib_gptq_integers_make(nib_gptq_job *job)
 {
     job->kind = NIB_GPTQ_INTEGER;
-    job->grid = nib_grid_of((int)job->request->step.element);
-    job->block = job->request->step.group;
+    const nib_step_request *const step = &job->request->step;
+    job->grid = nib_grid_of_codes((int)step->element, step->middle);
+    job->block = step->group;
 }
 
 /* Step of group g of a row, as the plain rounding wrote it. */

@@ -209,8 +209,9 @@ static inline void sum_pieces(const step_job *job, int64_t i, int64_t count)
 static inline step_job step_job_of(const nib_matrix *src, const nib_matrix *grad_out,
                                    const nib_step_request *r, const nib_matrix *dst)
 {
-    step_job job = { .grid = nib_grid_of((int)r->element), .request = r, .src = src,
-                     .cols = src->cols, .groups = nib_ceil_div(src->cols, r->group), .t = 1.0f };
+    step_job job = { .grid = nib_grid_of_codes((int)r->element, r->middle), .request = r,
+                     .src = src, .cols = src->cols, .groups = nib_ceil_div(src->cols, r->group),
+                     .t = 1.0f };
     job.fake.grad_out = grad_out;
     job.fake.dst = dst;
     job.pieces = nib_grid_pieces(r->group < src->cols ? r->group : src->cols);

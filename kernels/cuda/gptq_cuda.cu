@@ -188,7 +188,7 @@ static void integer_layer(const nib_gptq_request *r, GptqLayer *g)
 {
     const nib_packed_steps *const p = r->steps;
     g->kind = GPTQ_INTEGER;
-    g->grid = nib_grid_of((int)r->step.element);
+    g->grid = nib_grid_of_codes((int)r->step.element, r->step.middle);
     g->asymmetric = r->step.asymmetric, g->rule = (int)r->step.rule;
     g->chooses = r->scales != NIB_GPTQ_SCALES_FROZEN;
     g->codes = p->codes, g->codes_ld = p->ld_codes_bytes;

@@ -140,7 +140,7 @@ CodesJob job_of(const nib_step_request *r, const nib_packed_steps *p)
     job.bits = nib_step_code_bits((int)r->element);
     job.whole_units = ((uintptr_t)p->codes | (uintptr_t)p->ld_codes_bytes)
                     % (unsigned)job.bits == 0;
-    s.grid = nib_grid_of((int)r->element);
+    s.grid = nib_grid_of_codes((int)r->element, r->middle);
     s.asymmetric = r->asymmetric, s.rule = (int)r->rule;
     s.steps = r->steps, s.zeros = r->zeros;
     s.steps_out = r->steps_out, s.zeros_out = r->zeros_out;
