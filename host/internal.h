@@ -35,6 +35,12 @@ nib_status nib_exec_check(const nib_exec *exec, const char *what, nib_launch *la
 
 nib_status nib_matrix_check(const nib_matrix *matrix, const char *what, const char *name);
 nib_status nib_packed_check(const nib_packed *packed, const char *what, const char *name);
+/* Of a format of format.h or int_format.h. */
+nib_status nib_weight_format_name(nib_format format, char *text, size_t text_bytes);
+
+/* The integer format of this name, or 0xffffffff, without an error text. */
+nib_format nib_int_format_named(const char *name);
+
 nib_status nib_rules_check(const nib_rules *rules, const char *what);
 
 /* o (NULL: the defaults), checked for k inputs, with every default filled in, in made, which is

@@ -61,12 +61,15 @@ typedef struct place {
 
 static nib_status format_read(place at, const char *word, nib_policy_line *line)
 {
-    line->format = NIB_FORMAT_NONE;
-    if (!strcmp(word, "keep") || nib_format_from_name(word, &line->format) == NIB_OK)
+    const nib_format integers = nib_int_format_named(word);
+    line->format = nib_int_format_is_valid(integers) ? integers : NIB_FORMAT_NONE;
+    if (!strcmp(word, "keep") || line->format == integers
+        || nib_format_from_name(word, &line->format) == NIB_OK)
         return NIB_OK;
     char why[512];
     snprintf(why, sizeof why, "%s", nib_last_error());
-    return nib_fail(NIB_ERR_FORMAT, "%s:%d: %s, and keep", at.file, (int)at.line, why);
+    return nib_fail(NIB_ERR_FORMAT, "%s:%d: %s, and keep; of integers int4 and int8, then if "
+                    "wanted -bN or -channel, and -asym", at.file, (int)at.line, why);
 }
 
 /* Word i of n, behind the format: the scale choice, or, as the last one, the rules. */
@@ -93,10 +96,12 @@ static nib_status words_read(place at, char *const *words, int n, nib_policy_lin
     NIB_REQUIRE(n >= 2, NIB_ERR_FORMAT, "%s:%d: '%.*s' has no format behind it", at.file,
                 (int)at.line, SHOWN, words[0]);
     NIB_TRY(format_read(at, words[1], line));
-    const int keep = line->format == NIB_FORMAT_NONE;
-    NIB_REQUIRE(n <= (keep ? 2 : WORDS), NIB_ERR_FORMAT, "%s:%d: '%.*s' is a word too many",
-                at.file, (int)at.line, SHOWN, words[keep ? 2 : WORDS]);
-    if (keep) return NIB_OK;
+    const int integers = nib_int_format_is_valid(line->format);
+    const int bare = integers || line->format == NIB_FORMAT_NONE;
+    NIB_REQUIRE(n <= (bare ? 2 : WORDS), NIB_ERR_FORMAT, "%s:%d: '%.*s' is a word too many%s",
+                at.file, (int)at.line, SHOWN, words[bare ? 2 : WORDS],
+                integers ? "; integers have neither scale choice nor rules" : "");
+    if (bare) return NIB_OK;
     NIB_TRY(nib_rules_fill(NIB_RULES_TE, line->format, &line->rules));
     for (int i = 2; i < n; i++) NIB_TRY(detail_read(at, words[i], i, n, line));
     const nib_quantize_options how = { .size = sizeof how, .scale_choice = line->scale_choice };

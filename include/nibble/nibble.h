@@ -11,6 +11,7 @@
 #include "nibble/gptq.h"
 #include "nibble/grouped.h"
 #include "nibble/hessian.h"
+#include "nibble/int_format.h"
 #include "nibble/monitor.h"
 #include "nibble/policy.h"
 #include "nibble/quantize.h"

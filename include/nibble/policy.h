@@ -2,14 +2,15 @@
  *
  *     # PATTERN                  FORMAT        SCALE-CHOICE  RULES
  *     *.self_attn.?_proj.weight  fp6-e2m3-b16
+ *     *.mlp.down_proj.weight     int8-b64-asym
  *     *.mlp.*_proj.weight        nvfp4-b32     mse           modelopt
  *     *norm.weight               keep
  *
- * A line is a pattern, a format's name (nib_format_from_name) or "keep", and then, if wanted, how
- * scales are chosen and whose rules hold; words are parted by blanks or tabs, '#' begins a
- * comment. In a pattern * matches any characters, dots too, ? any one, and every other character
- * itself; it must match the whole name. The first line that matches a name decides. Lines end with
- * LF or CRLF, the last one with the file too.
+ * A line is a pattern, a format's name (nib_format_from_name, nib_int_format_from_name) or "keep",
+ * and then, if wanted and not of integers, how scales are chosen and whose rules hold; words are
+ * parted by blanks or tabs, '#' begins a comment. In a pattern * matches any characters, dots too,
+ * ? any one, and every other character itself; it must match the whole name. The first line that
+ * matches a name decides. Lines end with LF or CRLF, the last one with the file too.
  *
  * Names are those of Hugging Face files. A cache of keys or values is no tensor of a file; nibble
  * calls those of layer N "model.layers.N.self_attn.k_cache" and "...v_cache".
@@ -19,6 +20,7 @@
 #ifndef NIBBLE_POLICY_H
 #define NIBBLE_POLICY_H
 
+#include "nibble/int_format.h"
 #include "nibble/quantize.h"
 #include "nibble/schedule.h"
 
@@ -45,9 +47,10 @@ typedef struct nib_policy_line {
     uint32_t         size;         /* sizeof(nib_policy_line), set by the caller */
     int32_t          line;         /* of the file, from 1 */
     const char      *pattern;      /* the policy's */
-    nib_format       format;       /* NIB_FORMAT_NONE: keep */
+    nib_format       format;       /* of format.h or int_format.h; NIB_FORMAT_NONE: keep */
     nib_scale_choice scale_choice; /* NIB_SCALE_AMAX if the line names none */
-    nib_rules        rules;        /* of the preset that it names, else NIB_RULES_TE; zeros: keep */
+    nib_rules        rules;        /* of the preset that it names, else NIB_RULES_TE; zeros: keep
+                                      and integers */
     int32_t          has_rules;    /* 1: it names a preset. A line of a size without this member is
                                       filled in up to it */
 } nib_policy_line;
