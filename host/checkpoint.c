@@ -95,12 +95,18 @@ static nib_status check_options(const nib_checkpoint_options *o)
     NIB_REQUIRE(nib_target_get(o->export_as), NIB_ERR_ARGUMENT, "%s: unknown export %d", what,
                 (int)o->export_as);
     if (o->policy) NIB_TRY(check_policy(o, what));
-    NIB_REQUIRE(o->policy || nib_format_is_valid(o->format), NIB_ERR_ARGUMENT,
+    const int integers = !o->policy && nib_int_format_is_valid(o->format);
+    NIB_REQUIRE(o->policy || integers || nib_format_is_valid(o->format), NIB_ERR_ARGUMENT,
                 "%s: %#x is not a format", what, o->format);
+    NIB_REQUIRE(!integers || !o->rules, NIB_ERR_UNSUPPORTED,
+                "%s: rules, which are of blocks with scale bytes; integers have steps", what);
+    NIB_REQUIRE(!integers || o->scale_choice == NIB_SCALE_AMAX, NIB_ERR_UNSUPPORTED,
+                "%s: scale choice %s; integers have their steps from the range alone", what,
+                nib_scale_choice_name(o->scale_choice));
     if (o->rules) NIB_TRY(nib_rules_check(o->rules, what));
     NIB_REQUIRE((unsigned)o->scale_choice <= NIB_SCALE_FOUR_OVER_SIX_MAE, NIB_ERR_ARGUMENT,
                 "%s: unknown scale choice %d", what, (int)o->scale_choice);
-    NIB_REQUIRE(o->scale_choice < NIB_SCALE_FOUR_OVER_SIX_MSE
+    NIB_REQUIRE(o->scale_choice < NIB_SCALE_FOUR_OVER_SIX_MSE || integers
                     || nib_format_scale(o->format) == NIB_SCALE_E4M3,
                 NIB_ERR_UNSUPPORTED, "%s: four-over-six needs E4M3 scales; MXFP4 has E8M0 ones",
                 what);
@@ -134,7 +140,7 @@ static nib_status planned_report(const nib_plan *plan, nib_checkpoint_report **o
             if (item->out[role] >= 0)
                 bytes += (uint64_t)nib_tensor_spec_bytes(&plan->outs[item->out[role]].spec);
         const char *type = !item->quantize ? nib_tensor_type_get(item->stored)->name
-                         : item->way.format == NIB_NVFP4 ? "NVFP4" : "MXFP4";
+                                         : nib_stored_type_name(item->way.format);
         NIB_TRY(nib_report_tensor(r, i, item->src, type, bytes, item->quantize));
         if (item->hessian.tensor) NIB_TRY(nib_report_gptq(r, i, &item->hessian));
     }
@@ -222,7 +228,7 @@ nib_status nib_checkpoint_info(const char *path, nib_checkpoint_report **report)
     nib_status status = r ? NIB_OK : nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory for a report");
     for (size_t i = 0; i < model->count && status == NIB_OK; i++) {
         const nib_logical *t = &model->tensors[i];
-        const int blocks = t->storage == NIB_STORAGE_PACKED
+        const int blocks = t->storage != NIB_STORAGE_PLAIN
                         || nib_tensor_type_get(t->tensor->type)->block > 1;
         status = nib_report_tensor(r, i, t, NULL, t->bytes, blocks);
         if (status == NIB_OK) r->tensors[i].tensor_scale = t->tensor_scale;

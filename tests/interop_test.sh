@@ -10,6 +10,7 @@ trap 'rm -rf "$work"' EXIT
 python=$(scripts/python_env.sh) || exit 77
 python3 scripts/make_sample_model.py "$work/model" 2 128 384
 for export in "modelopt nvfp4 out" "compressed-tensors nvfp4 out" "compressed-tensors mxfp4 out" \
+              "compressed-tensors int4-b32-asym out" "compressed-tensors int8-channel out" \
               "gguf nvfp4 out.gguf" "gguf mxfp4 out.gguf"; do
     read -r target format name <<<"$export"
     echo "== $export"

@@ -68,7 +68,8 @@ NIB_TEST(NibbleMemory, ThreeTimesTheLargestTensorAnd64MB)
     } rows[] = { { NIB_TT_BF16, 32768, "modelopt", "nvfp4" },
                  { NIB_TT_F32, 16384, "modelopt", "nvfp4" },
                  { NIB_TT_F32, 16384, "compressed-tensors", "mxfp4" },
-                 { NIB_TT_F16, 32768, "compressed-tensors", "nvfp4" } };
+                 { NIB_TT_F16, 32768, "compressed-tensors", "nvfp4" },
+                 { NIB_TT_F32, 16384, "compressed-tensors", "int8-b8-asym" } };
     if (SANITIZED) SKIP("a sanitizer's own memory counts");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const temp_dir dir = temp_dir_make();

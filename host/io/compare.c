@@ -150,7 +150,7 @@ nib_status nib_compare_run(const nib_exec *exec, const nib_model *a, const nib_m
     nib_panel_pool pool;
     const nib_logical **sorted = sorted_tensors(b);
     nib_checkpoint_report *r = nib_report_new(a->count);
-    nib_status status = nib_panel_pool_open(exec, max_cols, &pool);
+    nib_status status = nib_panel_pool_open(exec, max_cols, 0, &pool);
     if (status == NIB_OK)
         status = sorted && r ? compare_all(&pool, a, b, sorted, options, r)
                              : nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory to compare");

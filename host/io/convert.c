@@ -16,6 +16,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "host/io/integers.h"
 #include "host/io/panels.h"
 #include "host/io/solver.h"
 
@@ -233,17 +234,59 @@ static nib_status quantize_merge(void *context, const nib_panel *p,
                 t->bytes * (uint64_t)p->n / (uint64_t)(t->rows ? t->rows : 1));
 }
 
+/* A panel that is written. */
+typedef struct written {
+    const converter *c;
+    const nib_panel *panel;
+} written;
+
+static nib_status put_role(void *context, int role, uint64_t at, const void *data, uint64_t bytes)
+{
+    const written *w = context;
+    return put(w->c, w->panel->item->out[role], at, data, bytes);
+}
+
+static nib_status integers_work(void *context, const nib_panel *p, nib_panel_result *result)
+{
+    const converter *c = context;
+    written to = { c, p };
+    const double t0 = now();
+    nib_matrix m;
+    NIB_TRY(load(c, p, &m));
+    const nib_packed_steps packed = nib_integers_of(p);
+    NIB_TRY(c->gptq ? nib_solver_integers(c->solver, p->item, &m, &packed, c->gptq)
+                    : nib_quantize_steps(p->exec, &m, 0, &packed));
+    const double t1 = now();
+    result->error.without_counts = !c->options->counts;
+    NIB_TRY(nib_integers_measure(p, &m, &packed, &result->error));
+    const double t2 = now();
+    if (result->error.nonfinite && c->options->nonfinite == NIB_NONFINITE_REFUSE)
+        return refuse_nonfinite(p, &m);
+    NIB_TRY(nib_integers_put(p, &packed, put_role, &to));
+    nib_logical_release(p->item->src, p->first, p->n);
+    result->seconds_quantize = t1 - t0;
+    result->seconds_stats = t2 - t1;
+    result->seconds_write = now() - t2;
+    return NIB_OK;
+}
+
 /* The whole tensor as one panel, in all threads. */
 static nib_status quantize_whole(converter *c, const nib_plan_item *item)
 {
     nib_panel_buffers buffers = { 0 };
     const nib_panel whole = { nib_solver_exec(c->solver), &buffers, item, 0, item->src->rows };
     nib_panel_result result = { .error.size = sizeof result.error };
-    nib_status status = nib_panel_buffers_alloc(&buffers, item->src->rows * item->src->cols);
+    const int64_t rows = item->src->rows, cols = item->src->cols;
+    const nib_format f = item->way.format;
+    nib_status status = nib_panel_buffers_alloc(
+        &buffers, rows * cols,
+        nib_int_format_is_valid(f) ? rows * nib_integers_groups(f, cols) : 0);
     if (status != NIB_OK)
         nib_fail(status, "%s: no memory for %lld x %lld elements at once", item->src->name,
-                 (long long)item->src->rows, (long long)item->src->cols);
-    if (status == NIB_OK) status = quantize_work(c, &whole, &result);
+                 (long long)rows, (long long)cols);
+    if (status == NIB_OK)
+        status = nib_int_format_is_valid(f) ? integers_work(c, &whole, &result)
+                                            : quantize_work(c, &whole, &result);
     result.seconds_write *= c->pool.threads; /* the others waited */
     if (status == NIB_OK) status = quantize_merge(c, &whole, &result);
     nib_panel_buffers_free(&buffers);
@@ -255,7 +298,14 @@ static nib_status quantize_item(converter *c, const nib_plan_item *item)
     const nib_plan_way *way = &item->way;
     c->tensor->error.without_counts = !c->options->counts;
     NIB_TRY(c->gptq ? quantize_whole(c, item)
-                    : nib_panels_run(&c->pool, item, quantize_work, quantize_merge, c));
+                    : nib_panels_run(&c->pool, item,
+                                     nib_int_format_is_valid(way->format) ? integers_work
+                                                                          : quantize_work,
+                                     quantize_merge, c));
+    if (item->out[NIB_ROLE_SHAPE] >= 0) {
+        const int64_t shape[2] = { item->src->rows, item->src->cols };
+        return put(c, item->out[NIB_ROLE_SHAPE], 0, shape, sizeof shape);
+    }
     if (item->out[NIB_ROLE_TENSOR_SCALE] < 0) return NIB_OK;
     float encode, decode;
     NIB_TRY(nib_tensor_scale(way->format, &way->rules, way->scale_choice, c->dtype, c->amax,
@@ -400,12 +450,9 @@ nib_status nib_convert_run(const nib_exec *exec, const nib_checkpoint_options *o
                     .files = calloc(plan->n_files, sizeof *c.files),
                     .progress = { .size = sizeof c.progress, .tensors_total = plan->n_order,
                                   .source_bytes_total = plan->source_bytes } };
-    int64_t max_cols = 0;
-    for (size_t i = 0; i < plan->n_order; i++) {
-        const nib_logical *t = plan->items[plan->order[i]].src;
-        if (t->rows > 0 && t->cols > max_cols) max_cols = t->cols; /* 0 x 2^62 needs none */
-    }
-    nib_status status = nib_panel_pool_open(exec, max_cols, &c.pool);
+    int64_t elems, steps;
+    nib_panel_need(plan, &elems, &steps);
+    nib_status status = nib_panel_pool_open(exec, elems, steps, &c.pool);
     if (status == NIB_OK && options->gptq) status = nib_solver_open(exec, options, &c.solver);
     report->threads = c.pool.threads;
     if (!c.files) status = nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory for the files");

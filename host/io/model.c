@@ -37,21 +37,25 @@ static const nib_tensor *sibling(const nib_safetensors *st, const char *name, co
 typedef struct naming {
     const char *codes, *plain; /* tails: in the file, and of the logical name */
     const char *scale, *multiplier, *divisor, *input, *input_divisor;
+    const char *zeros, *shape, *g_idx; /* of integers */
 } naming;
 
 #define NAMING(codes, plain, c) \
     { codes, plain, c "weight_scale", c "weight_scale_2", c "weight_global_scale", \
-      c "input_scale", c "input_global_scale" }
+      c "input_scale", c "input_global_scale", c "weight_zero_point", c "weight_shape", \
+      c "weight_g_idx" }
 static const naming namings[] = {
     NAMING(".weight_packed", ".weight", "."), NAMING("_weight_packed", "", "_"),
     NAMING(".weight", ".weight", "."),        NAMING("", "", "_"),
 };
 enum { NAMINGS = sizeof namings / sizeof *namings };
 
+/* U8 for formats with scale bytes, or I32 with a shape for integers. */
 static int is_codes(const nib_safetensors *st, const nib_tensor *t, const naming *n)
 {
-    return t->type == NIB_TT_U8 && ends_with(t->name, n->codes)
-        && sibling(st, t->name, n->codes, n->scale);
+    return (t->type == NIB_TT_U8 || t->type == NIB_TT_I32) && ends_with(t->name, n->codes)
+        && sibling(st, t->name, n->codes, n->scale)
+        && (t->type == NIB_TT_U8 || sibling(st, t->name, n->codes, n->shape));
 }
 
 static int is_companion(const nib_safetensors *st, const char *name)
@@ -59,8 +63,8 @@ static int is_companion(const nib_safetensors *st, const char *name)
     for (int i = 0; i < NAMINGS; i++) {
         const naming *n = &namings[i];
         const char *const tails[] = { n->scale, n->multiplier, n->divisor, n->input,
-                                      n->input_divisor };
-        for (int j = 0; j < 5; j++) {
+                                      n->input_divisor, n->zeros, n->shape, n->g_idx };
+        for (int j = 0; j < 8; j++) {
             const nib_tensor *codes = ends_with(name, tails[j])
                                         ? sibling(st, name, tails[j], n->codes) : NULL;
             if (codes && is_codes(st, codes, n)) return 1;
@@ -134,6 +138,18 @@ static nib_status packed_logical(const nib_model *m, const nib_tensor *w, const 
     return NIB_OK;
 }
 
+static nib_status integers_logical(const nib_model *m, const nib_tensor *w, const naming *names,
+                                   nib_logical *l)
+{
+    const nib_integer_parts parts = {
+        w, sibling(m->st, w->name, names->codes, names->scale),
+        sibling(m->st, w->name, names->codes, names->shape),
+        sibling(m->st, w->name, names->codes, names->zeros),
+        sibling(m->st, w->name, names->codes, names->g_idx)
+    };
+    return nib_integers_logical(m, &parts, l);
+}
+
 static nib_status plain_logical(const nib_tensor *t, const char *name, nib_logical *l)
 {
     l->name = strdup(name);
@@ -170,7 +186,8 @@ static nib_status gather_safetensors(nib_model *m)
         const int stem = (int)(strlen(name) - strlen(names->codes));
         NIB_REQUIRE(asprintf(&l->name, "%.*s%s", stem, name, names->plain) >= 0,
                     NIB_ERR_OUT_OF_MEMORY, "no memory for a name");
-        NIB_TRY(packed_logical(m, &t[i], names, l));
+        NIB_TRY(t[i].type == NIB_TT_U8 ? packed_logical(m, &t[i], names, l)
+                                       : integers_logical(m, &t[i], names, l));
     }
     return NIB_OK;
 }

@@ -12,18 +12,21 @@
 #include "host/internal.h"
 #include "host/io/hf_gguf.h"
 #include "host/io/safetensors.h"
+#include "nibble/int_format.h"
 
 typedef enum nib_storage {
     NIB_STORAGE_PLAIN,  /* any type of the file, ggml blocks included */
-    NIB_STORAGE_PACKED  /* weight + scales: ModelOpt or compressed-tensors */
+    NIB_STORAGE_PACKED, /* weight + scales: ModelOpt or compressed-tensors */
+    NIB_STORAGE_INTEGERS /* weight_packed + steps: compressed-tensors' pack-quantized */
 } nib_storage;
 
 typedef struct nib_logical {
     char             *name;      /* Hugging Face name, "....weight" */
     const nib_tensor *tensor;    /* values, or codes */
     nib_storage       storage;
-    const nib_tensor *scales;    /* PACKED */
-    nib_format        format;    /* PACKED; or of ggml's MXFP4 and NVFP4 */
+    const nib_tensor *scales;    /* PACKED; steps of INTEGERS */
+    const nib_tensor *zeros;     /* asymmetric INTEGERS; else NULL */
+    nib_format        format;    /* PACKED; of ggml's MXFP4 and NVFP4; of INTEGERS, int_format.h */
     float             tensor_scale; /* multiplier; 1 without one */
     int32_t           n_dims;    /* logical, codes unpacked */
     int64_t           dims[NIB_TENSOR_DIMS];
@@ -46,6 +49,18 @@ typedef struct nib_model {
     nib_logical     *tensors;    /* in the source's order */
     size_t           count;
 } nib_model;
+
+/* model_integers.c: what belongs to a weight_packed of integers. zeros or g_idx NULL: none. */
+typedef struct nib_integer_parts {
+    const nib_tensor *words, *steps, *shape, *zeros, *g_idx;
+} nib_integer_parts;
+/* Fills in all of *l but its name. */
+nib_status nib_integers_logical(const nib_model *model, const nib_integer_parts *parts,
+                                nib_logical *l);
+/* Row row of the file as f32. scratch: nib_integers_scratch bytes, aligned to 4. */
+size_t     nib_integers_scratch(const nib_logical *t);
+nib_status nib_integers_read(const nib_exec *exec, const nib_logical *t, int64_t row,
+                             uint8_t *scratch, float *dst);
 
 nib_status nib_model_open(const char *path, nib_model **out);
 void       nib_model_close(nib_model *model);

@@ -1,4 +1,5 @@
 /* model_rows.c: rows of a logical tensor as f32, in the order that is asked for. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,12 +31,13 @@ const void *nib_logical_in_place(const nib_logical *t, nib_dtype *dtype)
 
 int nib_logical_decodable(const nib_logical *t)
 {
-    return t->storage == NIB_STORAGE_PACKED || nib_tensor_type_get(t->tensor->type)->decodable;
+    return t->storage != NIB_STORAGE_PLAIN || nib_tensor_type_get(t->tensor->type)->decodable;
 }
 
 static int64_t row_bytes(const nib_logical *t)
 {
     if (t->storage == NIB_STORAGE_PACKED) return t->cols / 2;
+    if (t->storage == NIB_STORAGE_INTEGERS) return t->tensor->dims[1] * 4;
     const nib_tensor_type_info *type = nib_tensor_type_get(t->tensor->type);
     return t->cols / type->block * type->block_bytes;
 }
@@ -75,6 +77,7 @@ static nib_status read_row(const nib_exec *one, const nib_logical *t, int64_t ro
     const uint8_t *src = t->tensor->data + row * row_bytes(t);
     const nib_tensor_type_info *type = nib_tensor_type_get(t->tensor->type);
     nib_dtype dtype;
+    if (t->storage == NIB_STORAGE_INTEGERS) return nib_integers_read(one, t, row, scratch, dst);
     if (t->storage == NIB_STORAGE_PACKED) {
         const int64_t per_row = nib_scales_per_row(t->format, t->cols);
         return dequantize_rows(one, t, src, t->scales->data + row * per_row, NIB_CODES_PAIRS, 1,
@@ -95,11 +98,14 @@ nib_status nib_logical_read(const nib_exec *exec, const nib_logical *t, nib_row_
     one.threads = 1;
     const int threads = exec->threads > 0 ? exec->threads : nib_cpu_max_threads();
     nib_status status = NIB_OK;
+    char why[512] = "";
 #pragma omp parallel num_threads(threads)
     {
-        const int needs_scratch = t->tensor->type == NIB_TT_NVFP4;
-        uint8_t *scratch = needs_scratch ? malloc((size_t)t->cols) : NULL;
-        nib_status mine = needs_scratch && !scratch ? NIB_ERR_OUT_OF_MEMORY : NIB_OK;
+        const size_t needed = t->storage == NIB_STORAGE_INTEGERS ? nib_integers_scratch(t)
+                            : t->tensor->type == NIB_TT_NVFP4    ? (size_t)t->cols : 0;
+        uint8_t *scratch = needed ? malloc(needed) : NULL;
+        nib_status mine = needed && !scratch
+                            ? nib_fail(NIB_ERR_OUT_OF_MEMORY, "no memory for a row") : NIB_OK;
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < n; i++)
             if (mine == NIB_OK)
@@ -108,10 +114,13 @@ nib_status nib_logical_read(const nib_exec *exec, const nib_logical *t, nib_row_
         free(scratch);
         if (mine != NIB_OK) {
 #pragma omp critical
-            status = mine;
+            {
+                status = mine; /* error texts belong to threads */
+                snprintf(why, sizeof why, "%s", nib_last_error());
+            }
         }
     }
-    NIB_REQUIRE(status == NIB_OK, status, "%s: cannot be decoded", t->name);
+    NIB_REQUIRE(status == NIB_OK, status, "%s: cannot be decoded: %s", t->name, why);
     return NIB_OK;
 }
 

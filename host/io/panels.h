@@ -19,6 +19,8 @@ typedef struct nib_panel_buffers {
     uint8_t *codes;
     uint8_t *scales;
     uint8_t *blocks; /* 4 bytes for each element: rows in any type that is written */
+    float   *steps;  /* of integers, and their zero points */
+    int8_t  *zeros;
 } nib_panel_buffers;
 
 /* What one panel says. */
@@ -45,12 +47,21 @@ typedef struct nib_panel_pool {
     nib_panel_result  *results; /* of a batch */
 } nib_panel_pool;
 
-/* Room for so many elements. NIB_ERR_OUT_OF_MEMORY: what there is belongs to buffers_free. */
-nib_status nib_panel_buffers_alloc(nib_panel_buffers *buffers, int64_t elems);
+/* Room for so many elements, and steps of integers. NIB_ERR_OUT_OF_MEMORY: what there is belongs to
+ * buffers_free. */
+nib_status nib_panel_buffers_alloc(nib_panel_buffers *buffers, int64_t elems, int64_t steps);
 void       nib_panel_buffers_free(nib_panel_buffers *buffers);
 
-/* Threads as exec says, and buffers for tensors of up to max_cols columns. */
-nib_status nib_panel_pool_open(const nib_exec *exec, int64_t max_cols, nib_panel_pool *pool);
+/* Rows of item's panels with room for elems elements, or for the least that a panel can have, which
+ * is a row, or of asymmetric integers those of a word of zero points. */
+int64_t nib_panel_rows(const nib_plan_item *item, int64_t elems);
+
+/* Elements of the largest panel that a plan must have, and the steps of any. */
+void nib_panel_need(const nib_plan *plan, int64_t *elems, int64_t *steps);
+
+/* Threads as exec says, and buffers for so many elements or NIB_PANEL_ELEMS, and steps. */
+nib_status nib_panel_pool_open(const nib_exec *exec, int64_t elems, int64_t steps,
+                               nib_panel_pool *pool);
 void       nib_panel_pool_close(nib_panel_pool *pool);
 
 /* Calls work for each panel of item, in any thread, then merge for each in order, in the calling

@@ -57,25 +57,29 @@ static nib_status select_item(const nib_checkpoint_options *o, nib_plan *plan,
     NIB_REQUIRE(nib_logical_decodable(t), NIB_ERR_UNSUPPORTED,
                 "%s: stored as %s, which nibble cannot read as numbers (exclude it to copy it)",
                 t->name, nib_tensor_type_get(t->tensor->type)->name);
-    return item->line ? nib_plan_policy_holds(o, plan, item)
-                      : plan->target->check(item->way.format, t);
+    NIB_TRY(item->line ? nib_plan_policy_holds(o, plan, item)
+                       : plan->target->check(item->way.format, t));
+    NIB_REQUIRE(o->rounding == NIB_ROUND_NEAREST || !nib_int_format_is_valid(item->way.format),
+                NIB_ERR_UNSUPPORTED, "%s: integers are rounded to nearest, not stochastically",
+                t->name);
+    return NIB_OK;
 }
 
 /* "model.layers.0.mlp.gate" of "model.layers.0.mlp.gate.weight", for the configuration's lists. */
 static nib_status list_module(nib_plan *plan, const nib_plan_item *item)
 {
     const char *name = item->src->name;
-    json_t *list = !item->quantize ? plan->modules.ignore
-                 : item->way.format == NIB_NVFP4 ? plan->modules.nvfp4 : plan->modules.mxfp4;
     if (!item->quantize && !nib_is_linear(item->src)) return NIB_OK;
+    json_t *list = item->quantize ? nib_target_names(&plan->modules, item->way.format)
+                                  : plan->modules.ignore;
     const size_t n = strlen(name);
     const size_t stem = n > 7 && !strcmp(name + n - 7, ".weight") ? n - 7 : n;
     if (stem == 7 && !strncmp(name, "lm_head", 7)) { /* the first of ignore, see make_items */
         if (!item->quantize) return NIB_OK;
         json_array_remove(plan->modules.ignore, 0);
     }
-    NIB_REQUIRE(!json_array_append_new(list, json_stringn(name, stem)), NIB_ERR_OUT_OF_MEMORY,
-                "no memory for a list of modules");
+    NIB_REQUIRE(list && !json_array_append_new(list, json_stringn(name, stem)),
+                NIB_ERR_OUT_OF_MEMORY, "no memory for a list of modules");
     return NIB_OK;
 }
 
@@ -308,7 +312,7 @@ static nib_status add_item(const nib_checkpoint_options *o, nib_plan *plan, cons
                 "%s: has no name in Hugging Face folders", t->name);
     nib_plan_item *item = &plan->items[plan->n_items++];
     item->src = t;
-    item->out[0] = item->out[1] = item->out[2] = -1;
+    for (int role = 0; role < NIB_ROLES; role++) item->out[role] = -1;
     item->random_offset = *random_offset;
     *random_offset += ((uint64_t)t->rows * (uint64_t)t->cols + 3) / 4;
     NIB_TRY(select_item(o, plan, item));
@@ -320,9 +324,10 @@ static nib_status make_items(const nib_model *model, const nib_checkpoint_option
                              nib_plan *plan)
 {
     plan->items = calloc(model->count + 1, sizeof *plan->items);
-    plan->modules = (nib_target_modules){ json_array(), json_array(), json_pack("[s]", "lm_head") };
-    NIB_REQUIRE(plan->items && plan->modules.nvfp4 && plan->modules.mxfp4 && plan->modules.ignore,
-                NIB_ERR_OUT_OF_MEMORY, "no memory for %zu tensors", model->count);
+    plan->modules.ignore = json_pack("[s]", "lm_head");
+    plan->modules.act_order = o->gptq && o->gptq->factor && o->gptq->factor->order == NIB_GPTQ_ACT;
+    NIB_REQUIRE(plan->items && plan->modules.ignore, NIB_ERR_OUT_OF_MEMORY,
+                "no memory for %zu tensors", model->count);
     NIB_TRY(check_patterns(model, o));
     uint64_t random_offset = 0;
     for (size_t i = 0; i < model->count; i++)
@@ -342,7 +347,7 @@ nib_status nib_plan_make(const nib_model *model, const nib_checkpoint_options *o
     const nib_format format = plan->way.format;
     nib_status status = plan->target->check(format, NULL);
     if (status == NIB_OK && o->rules) plan->way.rules = *o->rules;
-    else if (status == NIB_OK)
+    else if (status == NIB_OK && !nib_int_format_is_valid(format))
         status = nib_rules_fill(plan->target->preset(format), format, &plan->way.rules);
     if (status == NIB_OK) status = nib_plan_cross(model, o, plan);
     if (status == NIB_OK) status = make_items(model, o, plan);
@@ -370,9 +375,7 @@ void nib_plan_free(nib_plan *plan)
         nib_file_layout_free(&plan->files[i].layout);
     }
     nib_hessian_table_close(&plan->hessians);
-    json_decref(plan->modules.nvfp4);
-    json_decref(plan->modules.mxfp4);
-    json_decref(plan->modules.ignore);
+    nib_target_modules_free(&plan->modules);
     nib_gguf_meta_free(plan->meta);
     nib_text_files_free(&plan->texts);
     free(plan->made_data);

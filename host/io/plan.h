@@ -31,7 +31,7 @@ typedef struct nib_out_tensor {
 
 /* How a tensor is quantized. */
 typedef struct nib_plan_way {
-    nib_format       format;
+    nib_format       format; /* of format.h or int_format.h, which has no more */
     nib_scale_choice scale_choice;
     nib_rules        rules;
 } nib_plan_way; /* without padding: ways are compared as bytes */
@@ -41,7 +41,8 @@ typedef struct nib_plan_item {
     int32_t            quantize;
     int32_t            line;       /* of the policy, which decided; 0: none */
     nib_plan_way       way;        /* if quantize */
-    nib_tensor_type    stored;     /* kept tensors: the type they are written in */
+    nib_tensor_type    stored;     /* kept tensors: the type they are written in; integers: that of
+                                      their steps */
     nib_row_order      order;      /* of the rows that are written */
     int64_t            out[NIB_ROLES]; /* index into outs, -1: no such part */
     uint64_t           random_offset;  /* counter of its first element's random word */

@@ -53,8 +53,10 @@ nib_status nib_plan_cross(const nib_model *model, const nib_checkpoint_options *
 static nib_status finish_meta(const nib_checkpoint_options *o, nib_plan *plan)
 {
     if (plan->n_quantized) { /* llama.cpp's numbers for a file that is mostly of one type */
-        const uint32_t type = 2 * json_array_size(plan->modules.nvfp4) >= plan->n_quantized ? 39
-                                                                                            : 38;
+        size_t nvfp4 = 0;
+        for (size_t i = 0; i < plan->n_items; i++)
+            nvfp4 += plan->items[i].quantize && plan->items[i].way.format == NIB_NVFP4;
+        const uint32_t type = 2 * nvfp4 >= plan->n_quantized ? 39 : 38;
         NIB_TRY(nib_gguf_set_u32(plan->meta, "general.file_type", type));
         NIB_TRY(nib_gguf_set_u32(plan->meta, "general.quantization_version", 2));
     }

@@ -19,7 +19,7 @@ static nib_tensor_type plain_type(nib_dtype dtype)
 static nib_status kept_type(const nib_plan *plan, const nib_checkpoint_options *o,
                             const nib_logical *t, nib_tensor_type *type)
 {
-    if (t->storage == NIB_STORAGE_PACKED)
+    if (t->storage != NIB_STORAGE_PLAIN)
         return nib_fail(NIB_ERR_UNSUPPORTED,
                         "%s: is quantized in the source; nibble does not copy such tensors",
                         t->name);
@@ -62,7 +62,10 @@ static nib_status add_outs(const nib_checkpoint_options *o, nib_plan *plan, nib_
     nib_tensor_spec specs[NIB_ROLES];
     int roles[NIB_ROLES] = { NIB_ROLE_CODES }, n = 1;
     if (item->quantize) {
-        NIB_TRY(plan->target->specs(item->way.format, t, specs, roles, &n));
+        const nib_tensor_type own = t->tensor->type;
+        const int plain = own == NIB_TT_F32 || own == NIB_TT_F16 || own == NIB_TT_BF16;
+        item->stored = plain ? own : plain_type(o->keep_dtype);
+        NIB_TRY(plan->target->specs(item->way.format, item->stored, t, specs, roles, &n));
     } else {
         NIB_TRY(kept_type(plan, o, t, &item->stored));
         NIB_TRY(kept_spec(plan, item, &specs[0]));

@@ -5,7 +5,7 @@
 #include "host/io/plan.h"
 #include "host/io/select.h"
 
-enum { NAME_BYTES = 512 };
+enum { NAME_BYTES = 512, MOST_CHOSEN = 128 /* of gptq.h's integers */ };
 
 /* P of "P.weight", in the table as P or with a tail. */
 static nib_status find_named(const nib_hessian_table *table, const char *weight,
@@ -47,6 +47,20 @@ static nib_status find_shared(const nib_hessian_table *table, const nib_logical 
     return NIB_OK;
 }
 
+/* What nib_gptq_quantize_steps would refuse after a long while. */
+static nib_status check_integers(const nib_checkpoint_options *o, const nib_plan_item *item)
+{
+    const int64_t all = item->src->cols, group = nib_int_format_group(item->way.format);
+    const int64_t inputs = group && group < all ? group : all;
+    NIB_REQUIRE(o->gptq->scales != NIB_GPTQ_SCALES_HESSIAN_FULL, NIB_ERR_UNSUPPORTED,
+                "%s: integers have no list of all steps that the Hessian could choose from",
+                item->src->name);
+    NIB_REQUIRE(o->gptq->scales == NIB_GPTQ_SCALES_FROZEN || inputs <= MOST_CHOSEN,
+                NIB_ERR_UNSUPPORTED, "%s: groups of %lld inputs; over %d steps can only be frozen",
+                item->src->name, (long long)inputs, (int)MOST_CHOSEN);
+    return NIB_OK;
+}
+
 static nib_status find(const nib_checkpoint_options *o, const nib_plan *plan, nib_plan_item *item)
 {
     const nib_logical *t = item->src;
@@ -64,6 +78,7 @@ static nib_status find(const nib_checkpoint_options *o, const nib_plan *plan, ni
     NIB_REQUIRE(!o->gptq->rotate || t->cols % o->gptq->rotate == 0, NIB_ERR_SHAPE,
                 "%s: %lld inputs cannot be rotated by runs of %d", t->name, (long long)t->cols,
                 o->gptq->rotate);
+    if (nib_int_format_is_valid(item->way.format)) NIB_TRY(check_integers(o, item));
     return o->dry_run ? NIB_OK : nib_hessian_entry_check(e);
 }
 

@@ -25,9 +25,9 @@ nib_status nib_plan_policy_item(const nib_checkpoint_options *o, const nib_plan 
     item->quantize = line.format != NIB_FORMAT_NONE;
     if (!item->quantize) return NIB_OK;
     item->way = (nib_plan_way){ line.format, line.scale_choice, line.rules };
-    return line.has_rules ? NIB_OK
-                          : nib_rules_fill(plan->target->preset(line.format), line.format,
-                                           &item->way.rules);
+    return line.has_rules || nib_int_format_is_valid(line.format)
+             ? NIB_OK
+             : nib_rules_fill(plan->target->preset(line.format), line.format, &item->way.rules);
 }
 
 nib_status nib_plan_policy_holds(const nib_checkpoint_options *o, const nib_plan *plan,
@@ -39,7 +39,7 @@ nib_status nib_plan_policy_holds(const nib_checkpoint_options *o, const nib_plan
     if (status == NIB_OK) return NIB_OK;
     snprintf(why, sizeof why, "%s", nib_last_error());
     NIB_TRY(line_at(o->policy, item->line, &line));
-    NIB_TRY(nib_format_name(line.format, format, sizeof format));
+    NIB_TRY(nib_weight_format_name(line.format, format, sizeof format));
     return nib_fail(status, "the policy's line %d, '%.64s %s', decides for %s, but %s",
                     (int)line.line, line.pattern, format, item->src->name, why);
 }

@@ -23,15 +23,25 @@ nib_checkpoint_report *nib_report_new(size_t n)
     return r;
 }
 
-const char *nib_logical_type_name(const nib_logical *t)
+const char *nib_stored_type_name(nib_format format)
 {
-    if (t->storage == NIB_STORAGE_PLAIN) return nib_tensor_type_get(t->tensor->type)->name;
-    switch (t->format) {
+    if (nib_int_format_is_valid(format)) {
+        const int asymmetric = nib_int_format_asymmetric(format);
+        if (nib_int_format_element(format) == NIB_INT4) return asymmetric ? "INT4-ASYM" : "INT4";
+        return asymmetric ? "INT8-ASYM" : "INT8";
+    }
+    switch (format) {
     case NIB_NVFP4:     return "NVFP4";
     case NIB_NVFP4_B32: return "NVFP4-B32";
     case NIB_MXFP4:     return "MXFP4";
     default:            return "MXFP4-B16";
     }
+}
+
+const char *nib_logical_type_name(const nib_logical *t)
+{
+    return t->storage == NIB_STORAGE_PLAIN ? nib_tensor_type_get(t->tensor->type)->name
+                                           : nib_stored_type_name(t->format);
 }
 
 nib_status nib_report_tensor(nib_checkpoint_report *report, size_t i, const nib_logical *t,
@@ -54,7 +64,7 @@ nib_status nib_report_tensor(nib_checkpoint_report *report, size_t i, const nib_
     r->stored_bytes = stored_bytes;
     report->source_bytes += t->bytes;
     report->stored_bytes += stored_bytes;
-    const int blocks = t->storage == NIB_STORAGE_PACKED
+    const int blocks = t->storage != NIB_STORAGE_PLAIN
                     || nib_tensor_type_get(t->tensor->type)->block > 1;
     if (blocks && quantized) report->source_quantized = 1;
     return NIB_OK;

@@ -16,6 +16,9 @@ nib_status nib_report_tensor(nib_checkpoint_report *report, size_t i, const nib_
 /* Says that tensor i goes with this Hessian. */
 nib_status nib_report_gptq(nib_checkpoint_report *report, size_t i, const nib_hessian_entry *entry);
 
+/* "NVFP4", "INT4", ...: a format that is stored. */
+const char *nib_stored_type_name(nib_format format);
+
 /* "NVFP4", "BF16", ... of what stands in the file. */
 const char *nib_logical_type_name(const nib_logical *t);
 

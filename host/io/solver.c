@@ -163,34 +163,70 @@ static nib_status prepare(nib_solver *s, const nib_hessian_entry *e, int32_t blo
 
 /* ---- the weights ---- */
 
-static nib_status quantize(nib_solver *s, const nib_hessian_entry *e, const nib_matrix *w,
-                           const nib_quantize_options *q, const nib_packed *dst,
-                           nib_tensor_gptq *out)
+/* The factor for what has blocks of so many inputs, and what *out tells of it. */
+static nib_status ready(nib_solver *s, const nib_hessian_entry *e, int32_t block,
+                        nib_tensor_gptq *out)
 {
-    const nib_checkpoint_options *o = s->options;
-    const nib_gptq_options options = {
-        .size = sizeof options, .scales = o->gptq->scales, .quantize = *q,
-        .without_guard = o->gptq->without_guard, .cancel = o->cancel };
-    NIB_TRY(prepare(s, e, nib_format_block(dst->format), out));
+    NIB_TRY(prepare(s, e, block, out));
     out->tokens = s->factor.tokens;
     out->damping = s->factor.damping;
     out->tries = s->factor.tries;
     out->dead = s->factor.dead;
     out->report = (nib_gptq_report){ .size = sizeof out->report };
+    return NIB_OK;
+}
+
+static nib_gptq_options options_of(const nib_solver *s)
+{
+    const nib_checkpoint_options *o = s->options;
+    return (nib_gptq_options){ .size = sizeof(nib_gptq_options), .scales = o->gptq->scales,
+                               .quantize.size = sizeof(nib_quantize_options),
+                               .without_guard = o->gptq->without_guard, .cancel = o->cancel };
+}
+
+static nib_status quantize(nib_solver *s, const nib_hessian_entry *e, const nib_matrix *w,
+                           const nib_quantize_options *q, const nib_packed *dst,
+                           nib_tensor_gptq *out)
+{
+    nib_gptq_options options = options_of(s);
+    options.quantize = *q;
+    NIB_TRY(ready(s, e, nib_format_block(dst->format), out));
     NIB_TRY(need_workspace(s, nib_gptq_workspace_bytes(s->exec.device, s->hessian.real, w->rows,
                                                        w->cols, s->exec.threads)));
     return nib_gptq_quantize(&s->exec, &s->hessian, &s->factor, w, &options, dst, &out->report);
+}
+
+static nib_status integers(nib_solver *s, const nib_hessian_entry *e, const nib_matrix *w,
+                           const nib_packed_steps *dst, nib_tensor_gptq *out)
+{
+    const nib_gptq_options options = options_of(s);
+    NIB_TRY(ready(s, e, (int32_t)dst->group, out));
+    NIB_TRY(need_workspace(s, nib_gptq_steps_workspace_bytes(s->exec.device, s->hessian.real,
+                                                             w->rows, w->cols, dst->group,
+                                                             s->exec.threads)));
+    return nib_gptq_quantize_steps(&s->exec, &s->hessian, &s->factor, w, &options, dst,
+                                   &out->report);
+}
+
+static nib_status named(nib_status status, const nib_plan_item *item)
+{
+    if (status == NIB_OK) return NIB_OK;
+    const nib_hessian_entry *e = &item->hessian;
+    return nib_fail(status, "%s, with '%s' of %s: %s", item->src->name, e->tensor->name, e->path,
+                    nib_last_error());
 }
 
 nib_status nib_solver_quantize(nib_solver *s, const nib_plan_item *item, const nib_matrix *w,
                                const nib_quantize_options *options, const nib_packed *dst,
                                nib_tensor_gptq *out)
 {
-    const nib_hessian_entry *e = &item->hessian;
-    const nib_status status = quantize(s, e, w, options, dst, out);
-    if (status == NIB_OK) return NIB_OK;
-    return nib_fail(status, "%s, with '%s' of %s: %s", item->src->name, e->tensor->name, e->path,
-                    nib_last_error());
+    return named(quantize(s, &item->hessian, w, options, dst, out), item);
+}
+
+nib_status nib_solver_integers(nib_solver *s, const nib_plan_item *item, const nib_matrix *w,
+                               const nib_packed_steps *dst, nib_tensor_gptq *out)
+{
+    return named(integers(s, &item->hessian, w, dst, out), item);
 }
 
 /* ---- the journal ---- */

@@ -19,6 +19,10 @@ nib_status nib_solver_quantize(nib_solver *solver, const nib_plan_item *item, co
                                const nib_quantize_options *quantize, const nib_packed *dst,
                                nib_tensor_gptq *out);
 
+/* The same for integers. */
+nib_status nib_solver_integers(nib_solver *solver, const nib_plan_item *item, const nib_matrix *w,
+                               const nib_packed_steps *dst, nib_tensor_gptq *out);
+
 /* The figures of *out as words for a journal, and back: 1 if text has them all. */
 void nib_solver_to_text(const nib_tensor_gptq *out, char *text, size_t bytes);
 int  nib_solver_from_text(const char *text, nib_tensor_gptq *out);

@@ -29,10 +29,11 @@ static nib_status check_format(const char *target, nib_format format, int mx_too
                                const nib_logical *t)
 {
     char name[48];
-    NIB_TRY(nib_format_name(format, name, sizeof name));
+    NIB_TRY(nib_weight_format_name(format, name, sizeof name));
     NIB_REQUIRE(format == NIB_NVFP4 || (mx_too && format == NIB_MXFP4), NIB_ERR_UNSUPPORTED,
-                "%s cannot hold %s: its loaders know %s only", target, name,
-                mx_too ? "nvfp4 and mxfp4" : "nvfp4 (block 16)");
+                "%s cannot hold %s: its loaders know %s only%s", target, name,
+                mx_too ? "nvfp4 and mxfp4" : "nvfp4 (block 16)",
+                !strcmp(target, "compressed-tensors") ? ", int4 and int8" : "");
     if (!t) return NIB_OK;
     NIB_REQUIRE(t->n_dims == 2 || t->n_dims == 3, NIB_ERR_UNSUPPORTED,
                 "%s: %d dimensions; only matrices can be quantized", t->name, t->n_dims);
@@ -49,6 +50,7 @@ static nib_status check_modelopt(nib_format format, const nib_logical *t)
 
 static nib_status check_compressed_tensors(nib_format format, const nib_logical *t)
 {
+    if (nib_int_format_is_valid(format)) return nib_integers_check(format, t);
     return check_format("compressed-tensors", format, 1, nib_format_block(format), t);
 }
 
@@ -57,8 +59,7 @@ static nib_status check_gguf(nib_format format, const nib_logical *t)
     return check_format("gguf", format, 1, format == NIB_NVFP4 ? 64 : 32, t);
 }
 
-/* A spec named as t with its ".weight" replaced by tail; see model.c for names without it. */
-static nib_status add_spec(const nib_logical *t, const char *tail, nib_tensor_type type,
+nib_status nib_target_spec(const nib_logical *t, const char *tail, nib_tensor_type type,
                            int64_t last, int role, nib_tensor_spec *specs, int *roles, int *n)
 {
     const size_t length = strlen(t->name);
@@ -75,39 +76,46 @@ static nib_status add_spec(const nib_logical *t, const char *tail, nib_tensor_ty
     return NIB_OK;
 }
 
-static nib_status specs_modelopt(nib_format format, const nib_logical *t, nib_tensor_spec *specs,
-                                 int *roles, int *n)
+static nib_status specs_modelopt(nib_format format, nib_tensor_type plain, const nib_logical *t,
+                                 nib_tensor_spec *specs, int *roles, int *n)
 {
+    (void)plain;
     *n = 0;
-    NIB_TRY(add_spec(t, ".weight", NIB_TT_U8, t->cols / 2, NIB_ROLE_CODES, specs, roles, n));
-    NIB_TRY(add_spec(t, ".weight_scale", NIB_TT_F8_E4M3, nib_scales_per_row(format, t->cols),
-                     NIB_ROLE_SCALES, specs, roles, n));
-    NIB_TRY(add_spec(t, ".weight_scale_2", NIB_TT_F32, 1, NIB_ROLE_TENSOR_SCALE, specs, roles, n));
+    NIB_TRY(nib_target_spec(t, ".weight", NIB_TT_U8, t->cols / 2, NIB_ROLE_CODES, specs, roles, n));
+    NIB_TRY(nib_target_spec(t, ".weight_scale", NIB_TT_F8_E4M3, nib_scales_per_row(format, t->cols),
+                            NIB_ROLE_SCALES, specs, roles, n));
+    NIB_TRY(nib_target_spec(t, ".weight_scale_2", NIB_TT_F32, 1, NIB_ROLE_TENSOR_SCALE, specs,
+                            roles, n));
     specs[2].n_dims = 0;
     return NIB_OK;
 }
 
-static nib_status specs_compressed_tensors(nib_format format, const nib_logical *t,
-                                           nib_tensor_spec *specs, int *roles, int *n)
+static nib_status specs_compressed_tensors(nib_format format, nib_tensor_type plain,
+                                           const nib_logical *t, nib_tensor_spec *specs,
+                                           int *roles, int *n)
 {
+    if (nib_int_format_is_valid(format))
+        return nib_integers_specs(format, plain, t, specs, roles, n);
     const int nvfp4 = format == NIB_NVFP4;
     *n = 0;
-    NIB_TRY(add_spec(t, ".weight_packed", NIB_TT_U8, t->cols / 2, NIB_ROLE_CODES, specs, roles,
-                     n));
-    NIB_TRY(add_spec(t, ".weight_scale", nvfp4 ? NIB_TT_F8_E4M3 : NIB_TT_U8,
-                     nib_scales_per_row(format, t->cols), NIB_ROLE_SCALES, specs, roles, n));
+    NIB_TRY(nib_target_spec(t, ".weight_packed", NIB_TT_U8, t->cols / 2, NIB_ROLE_CODES, specs,
+                            roles, n));
+    NIB_TRY(nib_target_spec(t, ".weight_scale", nvfp4 ? NIB_TT_F8_E4M3 : NIB_TT_U8,
+                            nib_scales_per_row(format, t->cols), NIB_ROLE_SCALES, specs, roles,
+                            n));
     if (!nvfp4) return NIB_OK;
-    NIB_TRY(add_spec(t, ".weight_global_scale", NIB_TT_F32, 1, NIB_ROLE_TENSOR_SCALE, specs, roles,
-                     n));
+    NIB_TRY(nib_target_spec(t, ".weight_global_scale", NIB_TT_F32, 1, NIB_ROLE_TENSOR_SCALE, specs,
+                            roles, n));
     specs[2].n_dims = 1;
     specs[2].dims[0] = 1;
     return NIB_OK;
 }
 
-static nib_status specs_gguf(nib_format format, const nib_logical *t, nib_tensor_spec *specs,
-                             int *roles, int *n)
+static nib_status specs_gguf(nib_format format, nib_tensor_type plain, const nib_logical *t,
+                             nib_tensor_spec *specs, int *roles, int *n)
 {
     char name[128];
+    (void)plain;
     *n = 0;
     NIB_TRY(nib_name_hf_to_gguf(t->name, name, sizeof name));
     specs[0] = (nib_tensor_spec){
@@ -140,6 +148,31 @@ const nib_target *nib_target_get(nib_export export_as)
     return (unsigned)export_as < sizeof targets / sizeof *targets ? &targets[export_as] : NULL;
 }
 
+/* ---- modules ---- */
+
+void nib_target_modules_free(nib_target_modules *m)
+{
+    for (size_t i = 0; i < m->n_groups; i++) json_decref(m->groups[i].names);
+    free(m->groups);
+    json_decref(m->ignore);
+    *m = (nib_target_modules){ 0 };
+}
+
+json_t *nib_target_names(nib_target_modules *m, nib_format format)
+{
+    size_t at = 0;
+    while (at < m->n_groups && m->groups[at].format < format) at++;
+    if (at < m->n_groups && m->groups[at].format == format) return m->groups[at].names;
+    nib_target_group *more = realloc(m->groups, (m->n_groups + 1) * sizeof *more);
+    if (!more) return NULL;
+    m->groups = more;
+    json_t *names = json_array();
+    if (!names) return NULL;
+    memmove(more + at + 1, more + at, (m->n_groups++ - at) * sizeof *more);
+    more[at] = (nib_target_group){ format, names };
+    return names;
+}
+
 /* ---- configuration sections ---- */
 
 static nib_status packed_or_memory(json_t *json)
@@ -165,35 +198,43 @@ static nib_status config_modelopt(json_t *ignore, json_t **section, json_t **sep
     return packed_or_memory(*section);
 }
 
+static const char *format_of(nib_format format)
+{
+    return nib_int_format_is_valid(format) ? "pack-quantized"
+         : format == NIB_NVFP4             ? "nvfp4-pack-quantized" : "mxfp4-pack-quantized";
+}
+
 /* One of config_groups: the modules of a format; NULL without memory. names: a new reference. */
-static json_t *group_of(nib_format format, json_t *names)
+static json_t *group_of(nib_format format, int32_t act_order, json_t *names)
 {
     const int nvfp4 = format == NIB_NVFP4;
+    if (nib_int_format_is_valid(format)) return nib_integers_group(format, act_order, names);
     return json_pack("{s:o,s:{s:i,s:s,s:s,s:i,s:b,s:b,s:s},s:n,s:n,s:s}", "targets", names,
                      "weights", "num_bits", 4, "type", "float", "strategy",
                      nvfp4 ? "tensor_group" : "group", "group_size", nib_format_block(format),
                      "symmetric", 1, "dynamic", 0, "scale_dtype",
                      nvfp4 ? "torch.float8_e4m3fn" : "torch.uint8", "input_activations",
-                     "output_activations", "format",
-                     nvfp4 ? "nvfp4-pack-quantized" : "mxfp4-pack-quantized");
+                     "output_activations", "format", format_of(format));
 }
 
-/* Of one format: the class of all layers. Of two: "mixed-precision", with each module's name; each
- * group has its format (compressed-tensors #415, vLLM #22468). */
+/* Of one format: the class of all layers. Of more: each module's name. The whole has the groups'
+ * format, or is "mixed-precision" if they differ; each group has its own anyway (compressed-tensors
+ * #415, vLLM #22468). */
 static nib_status config_compressed_tensors(const nib_target_modules *m, json_t **section)
 {
-    const int nvfp4 = json_array_size(m->nvfp4) > 0, mixed = nvfp4 && json_array_size(m->mxfp4);
-    json_t *first = group_of(nvfp4 ? NIB_NVFP4 : NIB_MXFP4,
-                             mixed ? json_incref(m->nvfp4) : json_pack("[s]", "Linear"));
-    json_t *groups = json_pack("{s:o}", "group_0", first);
-    if (mixed && json_object_set_new(groups, "group_1",
-                                     group_of(NIB_MXFP4, json_incref(m->mxfp4)))) {
+    json_t *groups = json_object();
+    const char *name = m->n_groups ? format_of(m->groups[0].format) : "";
+    for (size_t i = 0; i < m->n_groups && groups; i++) {
+        char key[32];
+        const nib_target_group *g = &m->groups[i];
+        json_t *names = m->n_groups > 1 ? json_incref(g->names) : json_pack("[s]", "Linear");
+        if (strcmp(name, format_of(g->format))) name = "mixed-precision";
+        snprintf(key, sizeof key, "group_%zu", i);
+        if (!json_object_set_new(groups, key, group_of(g->format, m->act_order, names))) continue;
         json_decref(groups);
         groups = NULL;
     }
     NIB_TRY(packed_or_memory(groups));
-    const char *name = mixed ? "mixed-precision"
-                     : nvfp4 ? "nvfp4-pack-quantized" : "mxfp4-pack-quantized";
     *section = json_pack("{s:s,s:s,s:s,s:o,s:O,s:n}", "quant_method", "compressed-tensors",
                          "format", name, "quantization_status", "compressed", "config_groups",
                          groups, "ignore", m->ignore, "kv_cache_scheme");

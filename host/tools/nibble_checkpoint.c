@@ -10,9 +10,10 @@
 static const struct argp_option options[] = {
     { NULL, 0, NULL, 0, "What is made:", NIBBLE_MADE },
     { "output", 'o', "DST", 0, "Folder, or file for GGUF, that is made", NIBBLE_MADE },
-    { "format", 'F', "NAME", 0, "nvfp4 (default) or mxfp4", NIBBLE_MADE },
-    { "export", OPT_EXPORT, "NAME", 0, "modelopt, compressed-tensors or gguf. Default: gguf if "
-      "DST ends in .gguf, else modelopt for nvfp4 and compressed-tensors for mxfp4", NIBBLE_MADE },
+    { "format", 'F', "NAME", 0, "nvfp4 (default), mxfp4, int4 or int8", NIBBLE_MADE },
+    { "export", OPT_EXPORT, "NAME", 0, "modelopt (nvfp4), compressed-tensors (all formats) or gguf "
+      "(nvfp4, mxfp4). Default: gguf if DST ends in .gguf, else modelopt for nvfp4 and "
+      "compressed-tensors for the others", NIBBLE_MADE },
     { NULL, 0, NULL, 0, "Which tensors:", NIBBLE_WHICH },
     { "include", OPT_INCLUDE, "PATTERN", 0, "Quantize just the matrices whose name matches "
       "(*, ?, [...]; may be repeated). Default: linear layers without lm_head and routers",
@@ -25,6 +26,10 @@ static const struct argp_option options[] = {
       "F32, in which nothing overflows. Default: the export's own", NIBBLE_ARITHMETIC },
     { "scale-choice", OPT_CHOICE, "NAME", 0, "amax (default), mse, mse-full, four-over-six-mse or "
       "four-over-six-mae", NIBBLE_ARITHMETIC },
+    { "block", OPT_BLOCK, "N", 0, "Elements that share a scale, if not the format's own; of int4 "
+      "and int8 those that share a step, a multiple of 8 (128), or `channel': the row",
+      NIBBLE_ARITHMETIC },
+    { "asymmetric", OPT_ASYMMETRIC, NULL, 0, "int4 and int8: with zero points", NIBBLE_ARITHMETIC },
     { NULL, 0, NULL, 0, "How it runs:", NIBBLE_RUNS },
     { "threads", 't', "N", 0, "Threads; 0, the default: all. The bytes are the same", NIBBLE_RUNS },
     { "dry-run", OPT_DRY, NULL, 0, "Say what would be made; read no weights, write nothing",
@@ -64,6 +69,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->include[o->n_include++] = arg;
         a->line_option = "--include";
         return 0;
+    case OPT_BLOCK:
+        a->block = strcmp(arg, "channel")
+                     ? (int)nibble_number(a->me, "--block", arg, 1, 1 << 24) : 0;
+        a->line_option = "--block";
+        return 0;
+    case OPT_ASYMMETRIC: a->asymmetric = 1, a->line_option = "--asymmetric"; return 0;
     case OPT_EXCLUDE: a->exclude[o->n_exclude++] = arg; return 0;
     case 't': a->threads = (int)nibble_number(a->me, "--threads", arg, 0, 1024); return 0;
     case OPT_DRY: o->dry_run = 1; return 0;
@@ -111,25 +122,52 @@ static int ends_with(const char *text, const char *tail)
     return n >= m && !strcmp(text + n - m, tail);
 }
 
-/* Whether the format, or that of some line of the policy, is MXFP4. */
-static int has_mxfp4(const nib_checkpoint_options *o)
+/* Of those that ModelOpt does not have and compressed-tensors does. */
+static int is_for_compressed_tensors(nib_format f)
 {
-    if (!o->policy) return o->format == NIB_MXFP4;
+    return f == NIB_MXFP4 || nib_int_format_is_valid(f);
+}
+
+/* Whether the format, or that of some line of the policy, is such a one. */
+static int has_other_formats(const nib_checkpoint_options *o)
+{
+    if (!o->policy) return is_for_compressed_tensors(o->format);
     for (int32_t i = 0; i < nib_policy_count(o->policy); i++) {
         nib_policy_line line = { .size = sizeof line };
-        if (nib_policy_get(o->policy, i, &line) == NIB_OK && line.format == NIB_MXFP4) return 1;
+        if (nib_policy_get(o->policy, i, &line) == NIB_OK
+            && is_for_compressed_tensors(line.format))
+            return 1;
     }
     return 0;
+}
+
+/* The format with the group and zero points that other options say. */
+static void settle_integers(nibble_quantize_args *a)
+{
+    nib_format *f = &a->o.format;
+    if (a->rules || a->o.scale_choice != NIB_SCALE_AMAX)
+        nibble_usage(a->me, "%s is of formats with scales; %s has steps, which the range gives",
+                     a->rules ? "--rules" : "--scale-choice", a->format);
+    const int64_t group = a->block >= 0 ? a->block : nib_int_format_group(*f);
+    const int32_t asymmetric = a->asymmetric || nib_int_format_asymmetric(*f);
+    *f = nib_int_format_make(nib_int_format_element(*f), group, asymmetric);
+    if (!nib_int_format_is_valid(*f))
+        nibble_usage(a->me, "--block %d: of %s a multiple of 8, or channel", a->block, a->format);
+    /* gptq.h chooses steps of no longer groups. */
+    if (!a->scales_given && (group == 0 || group > 128)) a->gptq.scales = NIB_GPTQ_SCALES_FROZEN;
 }
 
 /* Options that depend on each other. */
 static void settle(nibble_quantize_args *a, nib_rules *rules)
 {
     nib_checkpoint_options *o = &a->o;
-    if (nib_format_from_name(a->format, &o->format) != NIB_OK)
-        nibble_usage(a->me, "--format '%s' is unknown; the exports hold nvfp4 and mxfp4",
-                     a->format);
-    if (a->block >= 0) {
+    if (nib_int_format_from_name(a->format, &o->format) == NIB_OK) settle_integers(a);
+    else if (nib_format_from_name(a->format, &o->format) != NIB_OK)
+        nibble_usage(a->me, "--format '%s' is unknown; the exports hold nvfp4, mxfp4, int4 and "
+                     "int8", a->format);
+    else if (a->asymmetric)
+        nibble_usage(a->me, "--asymmetric goes with --format int4 and int8");
+    else if (a->block >= 0) {
         const nib_format f = nib_format_make(nib_format_element(o->format),
                                              nib_format_scale(o->format), a->block,
                                              nib_format_has_tensor_scale(o->format));
@@ -140,7 +178,7 @@ static void settle(nibble_quantize_args *a, nib_rules *rules)
     const int to_gguf = a->dst && ends_with(a->dst, ".gguf");
     o->export_as = a->export_as >= 0 ? (nib_export)a->export_as
                  : to_gguf           ? NIB_EXPORT_GGUF
-                 : has_mxfp4(o) ? NIB_EXPORT_COMPRESSED_TENSORS : NIB_EXPORT_MODELOPT;
+                 : has_other_formats(o) ? NIB_EXPORT_COMPRESSED_TENSORS : NIB_EXPORT_MODELOPT;
     if (a->rules) {
         nib_rules_preset preset;
         if (nib_rules_preset_from_name(a->rules, &preset) != NIB_OK
@@ -185,7 +223,9 @@ static void print_summary(const nibble_quantize_args *a, const nib_checkpoint_re
         quantized_bytes += (double)t->stored_bytes;
     }
     if (r->gptq && a->gptq.all && !a->o.dry_run) nibble_print_layers(stdout, r);
-    if (nib_format_name(a->o.format, format, sizeof format) != NIB_OK) format[0] = '\0';
+    if (nib_format_name(a->o.format, format, sizeof format) != NIB_OK
+        && nib_int_format_name(a->o.format, format, sizeof format) != NIB_OK)
+        format[0] = '\0';
     if (a->policy) snprintf(format, sizeof format, "by policy");
     printf("%s%s: %s, %s\n", a->o.dry_run ? "would make " : "", a->dst ? a->dst : "output",
            format, exports[a->o.export_as].name);

@@ -18,7 +18,8 @@ const nibble_command nibble_commands[] = {
 static void print_help(FILE *out)
 {
     fputs("Usage: nibble COMMAND [ARGUMENTS]\n\n"
-          "Puts models into 4-bit floating point (NVFP4, MXFP4), without a GPU or Python.\n"
+          "Puts models into 4-bit floating point (NVFP4, MXFP4) or integers (INT4, INT8), without a\n"
+          "GPU or Python.\n"
           "A model is a Hugging Face folder, a safetensors file or a GGUF file.\n\n", out);
     for (const nibble_command *c = nibble_commands; c->name; c++)
         fprintf(out, "  %-10s %s\n", c->name, c->summary);
@@ -26,6 +27,7 @@ static void print_help(FILE *out)
           "  nibble info model/\n"
           "  nibble quantize model/ -o model-nvfp4/ --format nvfp4 --export modelopt\n"
           "  nibble quantize model.gguf -o model-mxfp4.gguf --format mxfp4\n"
+          "  nibble quantize model/ -o model-w4a16/ --format int4 --block 128\n"
           "  nibble gptq layers.safetensors --hessians h.safetensors -o layers-nvfp4/\n"
           "  nibble compare model/ model-nvfp4/\n\n"
           "`nibble COMMAND --help` explains a command. Exit status: 0 done, 1 the work failed,\n"

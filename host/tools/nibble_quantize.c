@@ -10,16 +10,14 @@ static const struct argp_option options[] = {
       "(5G; suffixes k M G T)", NIBBLE_MADE },
     { "method", OPT_METHOD, "NAME", 0, "rtn (round to nearest, the default) or gptq, which needs "
       "--hessians", NIBBLE_ARITHMETIC },
-    { "block", OPT_BLOCK, "N", 0, "Elements that share a scale, if not the format's own",
-      NIBBLE_ARITHMETIC },
     { "rounding", OPT_ROUNDING, "NAME", 0, "nearest (default) or stochastic", NIBBLE_ARITHMETIC },
     { "seed", OPT_SEED, "N", 0, "Seed of stochastic rounding (0)", NIBBLE_ARITHMETIC },
     { "nonfinite", OPT_NONFINITE, "NAME", 0, "refuse (default) models with NaN or Inf, or "
       "saturate: go on and count them", NIBBLE_ARITHMETIC },
     { "policy", OPT_POLICY, "FILE", 0, "Format by tensor: lines of PATTERN FORMAT, or keep for "
       "FORMAT, then if wanted scale choice and rules. The first line that matches a matrix "
-      "decides; what none matches is kept. --exclude wins; not with --format, --block, --include, "
-      "--rules or --scale-choice", NIBBLE_WHICH },
+      "decides; what none matches is kept. --exclude wins; not with --format, --block, "
+      "--asymmetric, --include, --rules or --scale-choice", NIBBLE_WHICH },
     { "shard", OPT_SHARD, "I/N", 0, "Make part I of N, for `nibble merge`", NIBBLE_RUNS },
     { 0 },
 };
@@ -68,10 +66,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->max_file_bytes = (uint64_t)nibble_number(me, "--max-file-size", arg, 1, INT64_MAX);
         return 0;
     case OPT_METHOD: a->by_gptq = nibble_choose(me, "--method", arg, methods); return 0;
-    case OPT_BLOCK:
-        a->block = (int)nibble_number(me, "--block", arg, 1, 1024);
-        a->line_option = "--block";
-        return 0;
     case OPT_POLICY: a->policy = arg; return 0;
     case OPT_ROUNDING:
         o->rounding = (nib_rounding)nibble_choose(me, "--rounding", arg, roundings);

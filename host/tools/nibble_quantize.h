@@ -10,7 +10,9 @@ typedef struct nibble_quantize_args {
     const char  *me;                        /* "nibble quantize" */
     const char  *src, *dst, *json, *format, *rules;
     const char **include, **exclude;
-    int          export_as, block, threads, quiet; /* export_as, block: -1 when not given */
+    int          export_as, block, threads, quiet; /* export_as, block: -1 when not given; block 0:
+                                               the row */
+    int          asymmetric, scales_given;
     int          by_gptq;                   /* o.gptq = &gptq */
     const char  *gptq_option;               /* the first of GPTQ's own that was given, or NULL */
     const char  *policy;                    /* its file, or NULL */
@@ -34,7 +36,7 @@ enum { NIBBLE_MADE = 1, NIBBLE_WHICH, NIBBLE_ARITHMETIC, NIBBLE_GPTQ, NIBBLE_RUN
 enum { OPT_EXPORT = 256, OPT_RULES, OPT_CHOICE, OPT_INCLUDE, OPT_EXCLUDE, OPT_RESUME, OPT_DRY,
        OPT_COUNTS, OPT_METHOD, OPT_BLOCK, OPT_ROUNDING, OPT_SEED, OPT_NONFINITE, OPT_KEEP,
        OPT_FILE_SIZE, OPT_SHARD, OPT_HESSIANS, OPT_ORDER, OPT_SCALES, OPT_DAMPING, OPT_REAL,
-       OPT_INPUTS, OPT_ROTATE, OPT_POLICY };
+       OPT_INPUTS, OPT_ROTATE, OPT_POLICY, OPT_ASYMMETRIC };
 
 /* Carries out what was parsed, prints and writes; the exit status. */
 int nibble_quantize_run(nibble_quantize_args *args);

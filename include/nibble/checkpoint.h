@@ -15,6 +15,7 @@
 #define NIBBLE_CHECKPOINT_H
 
 #include "nibble/gptq.h"
+#include "nibble/int_format.h"
 #include "nibble/policy.h"
 
 #ifdef __cplusplus
@@ -30,9 +31,22 @@ extern "C" {
  *                       (MXFP4), P.weight_global_scale F32 [1] (NVFP4; divisor); config.json with
  *                       nvfp4-pack-quantized or mxfp4-pack-quantized, weights only. F16 weights
  *                       are taken as F32: its own rules compute in the weights' type, where
- *                       F16 overflows the divisor to 1
+ *                       F16 overflows the divisor to 1. Integers, see below
  *   GGUF                one file, version 3; block types NVFP4 (with P.scale F32 [1], multiplier)
  *                       or MXFP4 */
+/* Integers (int_format.h) are COMPRESSED_TENSORS' pack-quantized (W4A16, W8A16): codes and steps of
+ * step_codes.h with NIB_STEP_OF_HALF, in f32 whatever the weights' type, steps then rounded to the
+ * type that they are stored in: the weights' own, or keep_dtype. K must be a multiple of the group.
+ *
+ *     P.weight_packed      I32 [N, ceil(K * bits / 32)]  little-endian words of q - lo, lowest bits
+ *                          first; a row's last word is filled up with 0, which compressed-tensors
+ *                          unpacks, but vLLM takes whole words only
+ *     P.weight_scale       F32, F16 or BF16 [N, K / group], or [N, 1]
+ *     P.weight_zero_point  I32 [ceil(N * bits / 32), K / group]  z - lo, packed along N; asymmetric
+ *     P.weight_shape       I64 [2]  N, K
+ *
+ * By GPTQ too a group is of neighbours along a row, in whatever order they were rounded: there is
+ * no weight_g_idx, and actorder is "weight" (also called static) or null, which load alike. */
 typedef enum nib_export {
     NIB_EXPORT_MODELOPT           = 0,
     NIB_EXPORT_COMPRESSED_TENSORS = 1,
@@ -65,7 +79,7 @@ typedef struct nib_checkpoint_gptq {
     const char     *hessians;  /* a file as nib_hessian_save writes it, or a folder of such; or */
     const char     *inputs;    /* the same with tensors [..., k] of F32, F16 or BF16, whose rows are
                                   inputs: Hessians are made of them. The other is NULL */
-    const nib_gptq_factor_options *factor; /* NULL: the defaults. block is the format's */
+    const nib_gptq_factor_options *factor; /* NULL: the defaults. block is the format's, or group */
     nib_gptq_scales scales;
     int32_t         without_guard; /* as in nib_gptq_options */
     int32_t         real_bits; /* 32 or 64: type of all sums. 0: the Hessian's; 32 of inputs */
@@ -89,11 +103,12 @@ typedef struct nib_progress {
 typedef struct nib_checkpoint_options {
     uint32_t             size;         /* sizeof(nib_checkpoint_options) */
     nib_export           export_as;
-    nib_format           format;       /* NIB_NVFP4 or NIB_MXFP4 */
+    nib_format           format;       /* NIB_NVFP4, NIB_MXFP4 or of int_format.h */
     const nib_rules     *rules;        /* NULL: MODELOPT and COMPRESSED_TENSORS their own preset,
-                                          GGUF TransformerEngine's (NVFP4) or gguf's (MXFP4) */
-    nib_scale_choice     scale_choice;
-    nib_rounding         rounding;
+                                          GGUF TransformerEngine's (NVFP4) or gguf's (MXFP4).
+                                          Integers: NULL */
+    nib_scale_choice     scale_choice; /* integers: NIB_SCALE_AMAX */
+    nib_rounding         rounding;     /* integers: to nearest */
     uint64_t             seed;         /* stochastic rounding; tensors get distinct offsets */
     nib_nonfinite_policy nonfinite;
     nib_dtype            keep_dtype;   /* what unquantized tensors in GGUF blocks become */
@@ -128,24 +143,27 @@ typedef struct nib_checkpoint_options {
  * decide for some matrix, or be one for caches, which are no tensors of a file.
  *
  * An export takes the formats that it lists above, alone or side by side: COMPRESSED_TENSORS then
- * has a config group of each, with its modules by name, and says "mixed-precision"; GGUF has a type
- * for each tensor anyway. In folders q, k and v of a layer must not differ in format, scale choice
- * or rules, nor gate and up: loaders make one matrix of them. In GGUF those that differ share no
- * tensor scale. format is not read; rules, scale_choice and include have to be left out. */
+ * has a config group of each, with its modules by name, and says "mixed-precision", or of integers
+ * alone "pack-quantized"; GGUF has a type for each tensor anyway. In folders q, k and v of a layer
+ * must not differ in format, scale choice or rules, nor gate and up: loaders make one matrix of
+ * them. In GGUF those that differ share no tensor scale. format is not read; rules, scale_choice
+ * and include have to be left out. */
 
 /* One source tensor in a report. Strings belong to the report. */
 typedef struct nib_tensor_report {
     const char *name;          /* Hugging Face name */
     const char *layer_type;    /* "q_proj", "down_proj", "embed_tokens", "norm", ... */
     const char *source_type;   /* "BF16", "Q4_1", ... */
-    const char *stored_type;   /* "NVFP4", "MXFP4", or the type it is kept in */
+    const char *stored_type;   /* "NVFP4", "MXFP4", "INT4", "INT8-ASYM", ..., or the type it is
+                                  kept in */
     int32_t     quantized;
     int32_t     n_dims;
     int64_t     dims[8];
     uint64_t    elements;
     uint64_t    source_bytes, stored_bytes; /* stored: codes and all scales */
     float       tensor_scale;  /* multiplier; 1 without one */
-    nib_quantize_report error; /* zeros if not quantized or in a dry run; counts of codes and
+    nib_quantize_report error; /* zeros if not quantized or in a dry run; of integers code_count is
+                                  of q - lo, and scale_count zeros; counts of codes and
                                   scales are zeros without options->counts, and for tensors
                                   that a resumed run found done */
 } nib_tensor_report;
@@ -192,16 +210,18 @@ typedef struct nib_checkpoint_report {
  * shards and restart; so have whole files, but that merged folders are cut into other files.
  *
  * NIB_ERR_UNSUPPORTED: what the target cannot hold (text says what and why): the format, K that
- * is no multiple of the block (GGUF NVFP4: of 64), an architecture that cannot be converted
- * between Hugging Face and GGUF, a source that is quantized in a way nibble cannot read.
+ * is no multiple of the block (GGUF NVFP4: of 64; integers: the group), integers of another rank
+ * than 2, or what they have not; an architecture that cannot be converted between Hugging Face and
+ * GGUF, a source that is quantized in a way nibble cannot read.
  * NIB_ERR_NONFINITE, NIB_ERR_CANCELLED, NIB_ERR_EXISTS as above and in status.h; ARGUMENT for
  * a flag that is not 0 or 1, shard outside 1..shards or an include pattern that matches no matrix.
  * With policy ARGUMENT for what it replaces, or a line that decides for nothing; UNSUPPORTED,
  * naming line and tensor, for a format that the target cannot hold, or unlike tensors that loaders
  * join. With gptq also what the functions of gptq.h return, for bad options before any work; SHAPE
- * for a Hessian of another k than its tensor's; UNSUPPORTED for one of a stack of matrices, or
- * stochastic rounding; ARGUMENT if no tensor has one, not every one though all is 1, or it is not
- * clear which; NONFINITE for a bad diagonal before any work.
+ * for a Hessian of another k than its tensor's; UNSUPPORTED for one of a stack of matrices,
+ * stochastic rounding, or scales that integers cannot have (gptq.h); ARGUMENT if no tensor has one,
+ * not every one though all is 1, or it is not clear which; NONFINITE for a bad diagonal before any
+ * work.
  *
  * Nothing that is read is ever replaced: NIB_ERR_EXISTS, force or not and before any work, also of
  * a dry run, if the source, a file of it or a file of Hessians or inputs is dst or lies anywhere in
@@ -223,7 +243,7 @@ nib_status nib_checkpoint_info(const char *path, nib_checkpoint_report **report)
 /* Compares the logical tensors that both models have, decoded to f32: error is b against a, its
  * sum_sq that of a. Tensors of one model only: NIB_ERR_SHAPE, naming one; different dims too. What
  * GGUF has as a tensor and a folder in config.json, rope_freqs.weight, is left out between them.
- * Types that are not decoded (integers, FP8) must agree to the byte: NIB_ERR_UNSUPPORTED.
+ * Types that are not decoded (plain integers, FP8) must agree to the byte: NIB_ERR_UNSUPPORTED.
  * exec as above; progress and cancel of options are obeyed, options may be NULL. */
 nib_status nib_checkpoint_compare(const nib_exec *exec, const char *a, const char *b,
                                   const nib_checkpoint_options *options,

@@ -71,13 +71,44 @@ def blocks(codes, scales, multiplier):
     return E2M1[codes] * np.repeat(step, per, axis=-1)
 
 
+def packed_along(words, bits, n):
+    """Of each row's little-endian words: n codes, q - lo."""
+    b = np.ascontiguousarray(words).astype("<u4").view(np.uint8)
+    if bits == 4:
+        b = np.stack([b & 15, b >> 4], axis=-1).reshape(b.shape[0], -1)
+    return b[:, :n].astype(np.int64)
+
+
+def integers(files, stem, config):
+    """(q - z) * step, the product rounded to f32."""
+    group = next(iter(config["quantization_config"]["config_groups"].values()))["weights"]
+    bits = group["num_bits"]
+    rows, cols = np.frombuffer(files[stem + ".weight_shape"][2], "<i8")
+    _, shape, data = files[stem + ".weight_packed"]
+    q = packed_along(np.frombuffer(data, "<u4").reshape(shape), bits, cols)
+    steps = plain(*files[stem + ".weight_scale"])
+    zeros = np.full(steps.shape, 1 << bits - 1)
+    if stem + ".weight_zero_point" in files:
+        _, shape, data = files[stem + ".weight_zero_point"]
+        zeros = packed_along(np.frombuffer(data, "<u4").reshape(shape).T, bits, rows).T
+    assert group["symmetric"] == (stem + ".weight_zero_point" not in files)
+    per = cols // steps.shape[1]
+    assert group["group_size"] in (None, per)
+    return ((q - np.repeat(zeros, per, axis=1)).astype(np.float32)
+            * np.repeat(steps, per, axis=1)).astype(np.float32)
+
+
 def decode_folder(folder):
     files = read_folder(folder)
+    config = json.loads((folder / "config.json").read_text())
     out = {}
     for name, (dtype, shape, data) in files.items():
         stem = re.sub(r"\.weight(_packed)?$", "", name)
         scale = files.get(stem + ".weight_scale")
-        if re.search(r"\.weight_(scale|scale_2|global_scale)$", name):
+        if re.search(r"\.weight_(scale|scale_2|global_scale|zero_point|shape)$", name):
+            continue
+        if dtype == "I32" and stem + ".weight_shape" in files:
+            out[stem + ".weight"] = integers(files, stem, config)
             continue
         if scale is None or dtype != "U8":
             out[name] = plain(dtype, shape, data)

@@ -1,0 +1,150 @@
+/* nibble_integers_test.c: int4 and int8 on the command line: they write what the library writes
+ * (checkpoint_integers_test.c has the bytes); what they say, and what they refuse. */
+#include "gptq_model.h"
+#include "run_tool.h"
+
+static temp_dir dir;
+static char src[300], dst[300], other[300], hessians[300], json_path[300];
+
+static void begin(void)
+{
+    dir = temp_dir_make();
+    snprintf(src, sizeof src, "%s/src", dir.path);
+    snprintf(dst, sizeof dst, "%s/dst", dir.path);
+    snprintf(other, sizeof other, "%s/other", dir.path);
+    snprintf(hessians, sizeof hessians, "%s/h.safetensors", dir.path);
+    snprintf(json_path, sizeof json_path, "%s/report.json", dir.path);
+    REQUIRE(fixture_folder(src, fixture_llama(NIB_TT_BF16), FIXTURE_LLAMA, 1), "%s", src);
+}
+
+static int has(const char *text, const char *part) { return strstr(text, part) != NULL; }
+
+/* 1 if what stands at dst is what the library makes. */
+static int by_library(nib_format format, const nib_checkpoint_gptq *gptq)
+{
+    nib_checkpoint_options o = fixture_options(NIB_EXPORT_COMPRESSED_TENSORS, format);
+    o.gptq = gptq;
+    const nib_status s = nib_checkpoint_quantize(fixture_exec(1), src, other, &o, NULL);
+    EXPECT(s == NIB_OK, "%s", nib_last_error());
+    const int same = fixture_same(dst, other);
+    temp_dir_remove_at(dst);
+    temp_dir_remove_at(other);
+    return same;
+}
+
+NIB_TEST(NibbleIntegers, OptionsAndNamesMakeOneFormat)
+{
+    begin();
+    tool_result r = tool_run(&dir, "quantize", src, "-o", dst, "--format", "int4", "--block", "32");
+    EXPECT(r.status == 0 && has(r.out, "int4-b32, compressed-tensors\n"), "%s%s", r.out, r.err);
+    EXPECT(has(r.out, "bits per weight  4.5") && has(r.out, "Worst tensors"), "%s", r.out);
+    EXPECT(by_library(nib_int_format_make(NIB_INT4, 32, 0), NULL), "--block");
+    r = tool_run(&dir, "quantize", src, "-o", dst, "--format", "int8", "--block", "channel",
+                 "--asymmetric");
+    EXPECT(r.status == 0 && has(r.out, "int8-channel-asym, "), "%s%s", r.out, r.err);
+    EXPECT(by_library(nib_int_format_make(NIB_INT8, 0, 1), NULL), "--asymmetric");
+    r = tool_run(&dir, "quantize", src, "-o", dst, "--format", "int4-b16-asym", "--json", json_path,
+                 "--counts");
+    EXPECT(r.status == 0, "%s", r.err);
+    json_t *j = json_load_file(json_path, 0, NULL);
+    const json_t *tensors = json_object_get(j, "tensors"), *t = NULL;
+    for (size_t i = 0; i < json_array_size(tensors) && !t; i++)
+        if (json_object_get(json_array_get(tensors, i), "code_count"))
+            t = json_array_get(tensors, i);
+    EXPECT(t && json_array_size(json_object_get(t, "code_count")) == 16
+               && !json_object_get(t, "scale_count"), "counts of 16 codes");
+    json_decref(j);
+    EXPECT(by_library(nib_int_format_make(NIB_INT4, 16, 1), NULL), "a name");
+    temp_dir_remove(&dir);
+}
+
+NIB_TEST(NibbleIntegers, InfoAndCompare)
+{
+    begin();
+    tool_result r = tool_run(&dir, "quantize", src, "-o", dst, "--format", "int8-b32", "--quiet");
+    REQUIRE(r.status == 0, "%s", r.err);
+    r = tool_run(&dir, "info", dst);
+    EXPECT(r.status == 0 && has(r.out, "q_proj               INT8       64x64")
+               && has(r.out, "BF16"), "%s%s", r.out, r.err);
+    r = tool_run(&dir, "compare", src, dst);
+    EXPECT(r.status == 0 && has(r.out, "21 tensors, 7 of them equal") && has(r.out, "down_proj"),
+           "%s%s", r.out, r.err);
+    r = tool_run(&dir, "quantize", dst, "-o", other, "--format", "int4");
+    EXPECT(r.status == 1 && has(r.err, "quantized already (compressed-tensors)"), "%s", r.err);
+    temp_dir_remove(&dir);
+}
+
+NIB_TEST(NibbleIntegers, DryRunSaysTheSizes)
+{
+    begin();
+    tool_result dry = tool_run(&dir, "quantize", src, "--dry-run", "--format", "int4", "--block",
+                               "64", "--asymmetric", "--json", "-");
+    EXPECT(dry.status == 0, "%s", dry.err);
+    tool_result r = tool_run(&dir, "quantize", src, "-o", dst, "--format", "int4-b64-asym",
+                             "--quiet", "--json", json_path);
+    EXPECT(r.status == 0, "%s", r.err);
+    json_t *made = json_load_file(json_path, 0, NULL);
+    r = tool_run(&dir, "quantize", src, "--dry-run", "--format", "int4-b64-asym", "--quiet",
+                 "--json", json_path);
+    EXPECT(r.status == 0, "%s", r.err);
+    json_t *planned = json_load_file(json_path, 0, NULL);
+    EXPECT(json_integer_value(json_object_get(made, "stored_bytes"))
+               == json_integer_value(json_object_get(planned, "stored_bytes")), "other sizes");
+    json_decref(made);
+    json_decref(planned);
+    temp_dir_remove(&dir);
+}
+
+NIB_TEST(NibbleIntegers, Gptq)
+{
+    nib_gptq_factor_options factor = { .size = sizeof factor, .order = NIB_GPTQ_ACT };
+    nib_checkpoint_gptq gptq = { .size = sizeof gptq, .factor = &factor, .hessians = hessians,
+                                 .scales = NIB_GPTQ_SCALES_HESSIAN };
+    NEEDS_OPENBLAS;
+    begin();
+    REQUIRE(gptq_save_hessians(hessians, NIB_REAL_F32, GPTQ_INPUTS), "%s", nib_last_error());
+    tool_result r = tool_run(&dir, "quantize", src, "-o", dst, "--method", "gptq", "--hessians",
+                             hessians, "--format", "int4-b32");
+    EXPECT(r.status == 0 && has(r.out, "GPTQ             14 tensors"), "%s%s", r.out, r.err);
+    EXPECT(by_library(nib_int_format_make(NIB_INT4, 32, 0), &gptq), "quantize");
+    gptq.all = 1;
+    r = tool_run(&dir, "gptq", src, "-o", dst, "--hessians", hessians, "--format", "int8",
+                 "--block", "32", "--asymmetric");
+    EXPECT(r.status == 0 && has(r.out, "int8-b32-asym"), "%s%s", r.out, r.err);
+    EXPECT(by_library(nib_int_format_make(NIB_INT8, 32, 1), &gptq), "gptq");
+    gptq.scales = NIB_GPTQ_SCALES_FROZEN; /* the default of rows */
+    r = tool_run(&dir, "gptq", src, "-o", dst, "--hessians", hessians, "--format", "int4-channel");
+    EXPECT(r.status == 0, "%s%s", r.out, r.err);
+    EXPECT(by_library(nib_int_format_make(NIB_INT4, 0, 0), &gptq), "channel");
+    temp_dir_remove(&dir);
+}
+
+NIB_TEST(NibbleIntegers, WrongUsage)
+{
+    static const struct { const char *args[6], *words; } rows[] = {
+        { { "--format", "int4", "--block", "12" }, "--block 12: of int4 a multiple of 8, or" },
+        { { "--format", "int4", "--block", "0" }, "not a whole number from 1" },
+        { { "--format", "int4", "--rules", "te" }, "--rules is of formats with scales" },
+        { { "--format", "int8", "--scale-choice", "mse" }, "--scale-choice is of formats" },
+        { { "--format", "int5" }, "the exports hold nvfp4, mxfp4, int4 and int8" },
+        { { "--asymmetric" }, "--asymmetric goes with --format int4 and int8" },
+        { { "--block", "channel" }, "--block 0: the choices are 8, 16, 32, 64, 128" },
+        { { "--policy", "p", "--asymmetric" }, "--asymmetric is what the lines of --policy say" },
+    };
+    begin();
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char *const *a = rows[i].args;
+        const tool_result r = tool_run(&dir, "quantize", src, "-o", dst, a[0], a[1], a[2], a[3],
+                                       a[4], a[5]);
+        EXPECT(r.status == 2 && has(r.err, rows[i].words), "%zu: %d: %s", i, r.status, r.err);
+    }
+    tool_result r = tool_run(&dir, "quantize", src, "-o", dst, "--format", "int4", "--block", "64",
+                             "--export", "modelopt");
+    EXPECT(r.status == 1 && has(r.err, "modelopt cannot hold int4-b64"), "%s", r.err);
+    r = tool_run(&dir, "quantize", src, "-o", temp_path(&dir, "dst.gguf"), "--format", "int4-b64");
+    EXPECT(r.status == 1 && has(r.err, "gguf cannot hold int4-b64"), "%s", r.err);
+    r = tool_run(&dir, "quantize", src, "-o", dst, "--format", "int4-b64", "--rounding",
+                 "stochastic");
+    EXPECT(r.status == 1 && has(r.err, "not stochastically"), "%s", r.err);
+    temp_dir_remove(&dir);
+}
