@@ -1,6 +1,7 @@
 /* integers.c: see integers.h. */
 #include "host/io/integers.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -77,30 +78,53 @@ nib_packed_steps nib_integers_of(const nib_panel *p)
     };
 }
 
+enum { LANES = 8 };
+
+/* Figures of the elements i with i % LANES == l, which a compiler can take together. */
+typedef struct lanes {
+    double  error[LANES], square[LANES];
+    float   most[LANES]; /* error */
+    int32_t nonfinite[LANES], flushed[LANES], saturated[LANES];
+} lanes;
+
+/* LANES elements x, of which v is stored; least and most are what can be. */
+static void measure_lanes(const float *x, const float *v, float least, float most, lanes *s)
+{
+    for (int l = 0; l < LANES; l++) {
+        const int finite = fabsf(x[l]) <= FLT_MAX;
+        const float a = finite ? x[l] : 0.0f, d = finite ? x[l] - v[l] : 0.0f;
+        s->nonfinite[l] += !finite;
+        s->flushed[l] += (v[l] == 0.0f) & (a != 0.0f);
+        s->saturated[l] += ((v[l] == most) & (a > most)) | ((v[l] == least) & (a < least));
+        s->most[l] = fabsf(d) > s->most[l] ? fabsf(d) : s->most[l];
+        s->error[l] += (double)d * (double)d;
+        s->square[l] += (double)a * (double)a;
+    }
+}
+
 static double sum8(const double *p)
 {
     return ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]));
 }
 
-/* A group of n elements x, of which v is stored; least and most can be. */
+/* A group of n elements. */
 static void measure_group(const float *x, const float *v, int64_t n, float least, float most,
                           nib_quantize_report *e)
 {
-    double error[8] = { 0 }, square[8] = { 0 };
-    for (int64_t i = 0; i < n; i++) {
-        if (!isfinite(x[i])) {
-            e->nonfinite++;
-            continue;
-        }
-        const double d = (double)x[i] - (double)v[i];
-        e->flushed += v[i] == 0 && x[i] != 0;
-        e->saturated += (v[i] == most && x[i] > most) || (v[i] == least && x[i] < least);
-        if (fabs(d) > e->max_error) e->max_error = fabs(d);
-        error[i % 8] += d * d;
-        square[i % 8] += (double)x[i] * (double)x[i];
+    lanes s = { 0 };
+    float last[2][LANES] = { 0 };
+    const int64_t whole = n / LANES * LANES;
+    for (int64_t i = 0; i < whole; i += LANES) measure_lanes(x + i, v + i, least, most, &s);
+    for (int64_t i = whole; i < n; i++) last[0][i - whole] = x[i], last[1][i - whole] = v[i];
+    measure_lanes(last[0], last[1], least, most, &s); /* zeros change nothing */
+    for (int l = 0; l < LANES; l++) {
+        e->nonfinite += (uint64_t)s.nonfinite[l];
+        e->flushed += (uint64_t)s.flushed[l];
+        e->saturated += (uint64_t)s.saturated[l];
+        if ((double)s.most[l] > e->max_error) e->max_error = (double)s.most[l];
     }
-    e->sum_sq_error += sum8(error);
-    e->sum_sq += sum8(square);
+    e->sum_sq_error += sum8(s.error);
+    e->sum_sq += sum8(s.square);
 }
 
 static void count_codes(const nib_packed_steps *p, nib_quantize_report *e)
