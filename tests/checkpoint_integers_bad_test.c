@@ -80,7 +80,7 @@ NIB_TEST(CheckpointIntegers, NanInfAndZeros)
 static void ends(float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) x[i] = (float)(i % 7 - 3) / 10.0f;
-    x[0] = 0.75f, x[64] = -0.75f;
+    x[0] = 0.75f, x[64] = -0.75f, x[1] = 0.7f, x[65] = -0.7f;
 }
 
 /* 0.75 is 7.5 steps of 0.1: half a step too much for 7, none for -8. */
