@@ -23,9 +23,10 @@ static const struct argp_option options[] = {
     { NULL, 0, NULL, 0, "Arithmetic:", NIBBLE_ARITHMETIC },
     { "rules", OPT_RULES, "NAME", 0, "te, modelopt, compressed-tensors, ocp or gguf: whose "
       "rounding to follow to the bit, but that --export compressed-tensors takes F16 weights as "
-      "F32, in which nothing overflows. Default: the export's own", NIBBLE_ARITHMETIC },
+      "F32, in which nothing overflows. Default: the export's own. Not of int4 and int8",
+      NIBBLE_ARITHMETIC },
     { "scale-choice", OPT_CHOICE, "NAME", 0, "amax (default), mse, mse-full, four-over-six-mse or "
-      "four-over-six-mae", NIBBLE_ARITHMETIC },
+      "four-over-six-mae; of int4 and int8 amax alone", NIBBLE_ARITHMETIC },
     { "block", OPT_BLOCK, "N", 0, "Elements that share a scale, if not the format's own; of int4 "
       "and int8 those that share a step, a multiple of 8 (128), or `channel': the row",
       NIBBLE_ARITHMETIC },

@@ -18,8 +18,8 @@ const nibble_command nibble_commands[] = {
 static void print_help(FILE *out)
 {
     fputs("Usage: nibble COMMAND [ARGUMENTS]\n\n"
-          "Puts models into 4-bit floating point (NVFP4, MXFP4) or integers (INT4, INT8), without a\n"
-          "GPU or Python.\n"
+          "Puts models into 4-bit floating point (NVFP4, MXFP4) or integers (INT4, INT8),\n"
+          "without a GPU or Python.\n"
           "A model is a Hugging Face folder, a safetensors file or a GGUF file.\n\n", out);
     for (const nibble_command *c = nibble_commands; c->name; c++)
         fprintf(out, "  %-10s %s\n", c->name, c->summary);

@@ -5,7 +5,8 @@
 
 static const struct argp_option options[] = {
     { "keep-dtype", OPT_KEEP, "NAME", 0, "f32, f16 or bf16 (default): what unquantized tensors "
-      "become that come as GGUF blocks and leave for a folder", NIBBLE_MADE },
+      "become that come as GGUF blocks and leave for a folder, and steps of int4 and int8 there",
+      NIBBLE_MADE },
     { "max-file-size", OPT_FILE_SIZE, "BYTES", 0, "Start a new safetensors file above this "
       "(5G; suffixes k M G T)", NIBBLE_MADE },
     { "method", OPT_METHOD, "NAME", 0, "rtn (round to nearest, the default) or gptq, which needs "
@@ -14,10 +15,11 @@ static const struct argp_option options[] = {
     { "seed", OPT_SEED, "N", 0, "Seed of stochastic rounding (0)", NIBBLE_ARITHMETIC },
     { "nonfinite", OPT_NONFINITE, "NAME", 0, "refuse (default) models with NaN or Inf, or "
       "saturate: go on and count them", NIBBLE_ARITHMETIC },
-    { "policy", OPT_POLICY, "FILE", 0, "Format by tensor: lines of PATTERN FORMAT, or keep for "
-      "FORMAT, then if wanted scale choice and rules. The first line that matches a matrix "
-      "decides; what none matches is kept. --exclude wins; not with --format, --block, "
-      "--asymmetric, --include, --rules or --scale-choice", NIBBLE_WHICH },
+    { "policy", OPT_POLICY, "FILE", 0, "Format by tensor: lines of PATTERN FORMAT (nvfp4, "
+      "int4-b64-asym, int8-channel, ...), or keep for FORMAT, then if wanted scale choice and "
+      "rules. The first line that matches a matrix decides; what none matches is kept. --exclude "
+      "wins; not with --format, --block, --asymmetric, --include, --rules or --scale-choice",
+      NIBBLE_WHICH },
     { "shard", OPT_SHARD, "I/N", 0, "Make part I of N, for `nibble merge`", NIBBLE_RUNS },
     { 0 },
 };
