@@ -3,10 +3,11 @@ check_integers.py.
 
 nibble computes in f32 whatever the weights' type, as the package does for f32 weights; of f16 and
 bf16 ones the package rounds quotients to that type before it rounds them to integers, which moves
-codes near ties. So the package is given f32 here, with steps of the weights' type. It makes zero
-points of steps before that rounding; nibble, as the package would in the weights' type, of the
-steps that are stored, which zero_points_of does. A group of zeros has the type's epsilon as its
-step there, and 1 here.
+codes near ties: 0.65 % of INT4's and 10 % of INT8's, of normal bf16 weights in groups of 128, whose
+relative MSE is then 0.012292 instead of 0.012280, and 4.99e-5 instead of 4.22e-5. So the package is
+given f32 here, with steps of the weights' type. It makes zero points of steps before that rounding;
+nibble, as the package would in the weights' type, of the steps that are stored, which
+zero_points_of does. A group of zeros has the type's epsilon as its step there, and 1 here.
 """
 import torch
 from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
