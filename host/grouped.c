@@ -47,9 +47,6 @@ nib_status nib_quantize_grouped(const nib_exec *exec, const nib_groups *groups,
                 "%s: the scales of %lld groups in %lld x %lld are over INT64_MAX bytes", what,
                 (long long)groups->count, (long long)dst->rows, (long long)dst->cols);
     NIB_TRY(nib_request_make(what, options, dst->format, &request));
-    NIB_REQUIRE(request.scale_rows == 1, NIB_ERR_UNSUPPORTED,
-                "%s: options->scale_rows is %d: rows that share scales are nib_quantize's", what,
-                (int)request.scale_rows);
     NIB_NEED(ops, quantize_grouped, what);
     NIB_LOG(exec, &launch, what, .matrix = src, .packed = dst, .request = &request,
             .note = "rows in groups");

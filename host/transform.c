@@ -136,9 +136,6 @@ nib_status nib_quantize_transformed(const nib_exec *exec, const nib_transform *t
     NIB_TRY(nib_shape_check(what, src, dst));
     NIB_TRY(transform_make(what, transform, src, &t));
     NIB_TRY(nib_request_make(what, options, dst->format, &request));
-    NIB_REQUIRE(request.scale_rows == 1, NIB_ERR_UNSUPPORTED,
-                "%s: options->scale_rows is %d: rows that share scales are nib_quantize's", what,
-                (int)request.scale_rows);
     NIB_REQUIRE(!t.amax || t.amax != request.tensor_amax, NIB_ERR_ARGUMENT,
                 "%s: options->tensor_amax is transform->amax: one is read, the other written",
                 what);

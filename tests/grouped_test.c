@@ -83,6 +83,7 @@ static result expected(const grouping *g)
             .size = sizeof options, .scale_choice = s->choice, .rounding = s->rounding,
             .rules = &s->rules, .random = random,
             .tensor_amax = tensor && s->tensor_scale == 0.0f ? &e.amax[i] : NULL,
+            .scale_rows = s->scale_rows,
         };
         OK(nib_quantize(&exec, &src, &options, &dst));
         scales_at += scale_bytes;
@@ -115,6 +116,7 @@ static result grouped(const grouping *g, const runner *r)
         .size = sizeof options, .scale_choice = s->choice, .rounding = s->rounding,
         .rules = &s->rules, .random = random.at,
         .tensor_amax = tensor && s->tensor_scale == 0.0f ? amax.at : NULL,
+        .scale_rows = s->scale_rows,
     };
     OK(nib_amax_grouped(&exec, &groups, &src, amax.at));
     OK(nib_quantize_grouped(&exec, &groups, &src, &options, &dst));
@@ -130,11 +132,12 @@ static void same(const void *a, const void *b, int64_t n, const char *what, cons
     for (int64_t i = 0; n > 0 && memcmp(got, right, (size_t)n) && i < n; i++) {
         if (got[i] == right[i]) continue;
         EXPECT(0, "%s: %s, byte %lld of %lld is %#x, not %#x: %lld groups, format %#x, dtype %d, "
-               "%lld x %lld + %lld, layout %d, choice %d, rounding %d, tensor scale %g, off %zu",
+               "%lld x %lld + %lld, layout %d, choice %d, rounding %d, scale rows %d, tensor scale "
+               "%g, off %zu",
                r->name, what, (long long)i, (long long)n, got[i], right[i], (long long)g->count,
                g->s.format, g->s.dtype, (long long)g->s.rows, (long long)g->s.cols,
                (long long)g->s.ld_extra, g->s.layout, g->s.choice, g->s.rounding,
-               (double)g->s.tensor_scale, g->s.off);
+               g->s.scale_rows, (double)g->s.tensor_scale, g->s.off);
         return;
     }
 }
@@ -236,6 +239,25 @@ NIB_TEST(OnDeviceGrouped, StochasticSearchedAndHalvesOrder)
         g.s.cols = g.s.order ? 64 : 33 + turn % 7;
         fill_offsets(&g);
         check(&g, 0);
+    }
+}
+
+/* Scales of 16 rows, from each group's first on. */
+NIB_TEST(OnDeviceGrouped, RowsThatShareScales)
+{
+    const int64_t cols[] = { 64, 1, 256, 33, 48, 512, 0, 272 };
+    random_state = 46;
+    for (int turn = 0; turn < 120 && !nib_test_failed(); turn++) {
+        grouping g = grouping_of(turn, case_formats[turn % (turn % 3 ? 4 : FORMATS)], turn / 3 % 5);
+        g.s.scale_rows = 16;
+        g.count = 1 + turn % 6;
+        g.s.rows = turn % 19 == 0 ? 0 : 1 + turn * 11 % 130;
+        g.s.cols = cols[turn % 8];
+        g.s.ld_extra = turn % 5 ? 0 : 3;
+        g.s.off = turn % 6 ? 0 : (size_t)(turn % 5);
+        g.s.rounding = turn % 7 ? NIB_ROUND_NEAREST : NIB_ROUND_STOCHASTIC;
+        fill_offsets(&g);
+        check(&g, turn % 2);
     }
 }
 

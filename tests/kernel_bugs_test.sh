@@ -81,6 +81,10 @@ sums_read_too_early    transform_job.cuh  transform_cuda.cu forward OnDeviceTran
     /^    __syncthreads\(\);$/d
 nan_keeps_its_sign     quantize_unit.cuh  grouped_cuda.cu   forward OnDeviceGrouped.*
     s/0x7fff0000u : w/w \& 0xffff0000u : w/
+grouped_tile_of_8_rows quantize_unit.cuh  grouped_cuda.cu   forward OnDeviceGrouped.*
+    s/square \&\& other < 32/square \&\& other < 16/
+transformed_tile_cut   transform_any.cuh  transform_cuda.cu forward OnDeviceTransform.*
+    s/source, rows, col \+ at, some/source, rows > 1 ? rows - 1 : 1, col + at, some/
 groups_after_32_lost   grouped_tile.cuh   grouped_cuda.cu   forward OnDeviceGrouped.*
     s/tiles = __shfl_sync\(~0u, last, 31\)/tiles = 0/
 offsets_believed       grouped_tile.cuh   grouped_cuda.cu   forward OnDeviceGrouped.*

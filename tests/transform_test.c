@@ -114,11 +114,11 @@ static void same(const void *a, const void *b, int64_t n, const char *what, cons
         if (got[i] == right[i]) continue;
         EXPECT(0, "%s: %s, byte %lld of %lld is %#x, not %#x: op %d hadamard %d, format %#x, dtype "
                "%d, %lld x %lld + %lld, weight %d of %d, residual %d%d%d, signs %d, layout %d, "
-               "choice %d, rounding %d, off %zu", r->name, what, (long long)i, (long long)n, got[i],
-               right[i], p->op, p->hadamard, p->s.format, p->s.dtype, (long long)p->s.rows,
-               (long long)p->s.cols, (long long)p->s.ld_extra, p->weight, p->weight_dtype,
-               p->residual, p->residual_out, p->in_place, p->signs, p->s.layout, p->s.choice,
-               p->s.rounding, p->s.off);
+               "choice %d, rounding %d, scale rows %d, off %zu", r->name, what, (long long)i,
+               (long long)n, got[i], right[i], p->op, p->hadamard, p->s.format, p->s.dtype,
+               (long long)p->s.rows, (long long)p->s.cols, (long long)p->s.ld_extra, p->weight,
+               p->weight_dtype, p->residual, p->residual_out, p->in_place, p->signs, p->s.layout,
+               p->s.choice, p->s.rounding, p->s.scale_rows, p->s.off);
         return;
     }
 }
@@ -158,6 +158,7 @@ static void quantized(const plan *p, const runner *r, const float *amax, outcome
         .size = sizeof options, .scale_choice = s->choice, .rounding = s->rounding,
         .rules = &s->rules, .random = random.at,
         .tensor_amax = tensor && s->tensor_scale == 0.0f ? most.at : NULL,
+        .scale_rows = s->scale_rows,
     };
     OK(nib_quantize_transformed(&exec, &g.t, &g.src, &options, &packed));
     *l = unstage(&g);
@@ -331,6 +332,28 @@ NIB_TEST(OnDeviceTransform, StochasticSearchedAndHalvesOrder)
         p.s.cols = 128 * (1 + turn % 2) + (p.hadamard || p.s.order ? 0 : turn % 5);
         if (p.s.choice == NIB_SCALE_MSE_FULL) p.s.rows = 1, p.s.cols = 128;
         plan_fill(&p, 0);
+        check(&p, 1, turn);
+        plan_free(&p);
+    }
+}
+
+/* Scales of 16 rows: of every kind of matrix, NaN and Inf in it, and the last tile short. */
+NIB_TEST(OnDeviceTransform, RowsThatShareScales)
+{
+    const int64_t cols[] = { 128, 1, 384, 33, 0, 1000, 256, 17, 2176 };
+    random_state = 25;
+    for (int turn = 0; turn < 90 && !nib_test_failed(); turn++) {
+        plan p = plan_of(turn, case_formats[turn * 5 % (turn % 2 ? 4 : FORMATS)],
+                         (nib_dtype)(turn / 2 % 3), turn % 5);
+        p.s.scale_rows = 16;
+        p.s.rows = turn % 17 == 0 ? 0 : 1 + turn * 7 % 37;
+        p.s.cols = p.hadamard ? p.hadamard * (1 + turn % 5) : cols[turn % 9];
+        p.s.rounding = turn % 7 ? NIB_ROUND_NEAREST : NIB_ROUND_STOCHASTIC;
+        p.s.order = p.s.cols % 32 == 0 && turn % 8 == 3 && turn % 2 ? NIB_CODES_GGUF_HALVES
+                                                                    : NIB_CODES_PAIRS;
+        p.s.ld_extra = turn % 3 ? 0 : 3;
+        p.s.off = turn % 4 ? 0 : (size_t)(turn % 3);
+        plan_fill(&p, turn % 2);
         check(&p, 1, turn);
         plan_free(&p);
     }

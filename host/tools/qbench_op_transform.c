@@ -109,10 +109,7 @@ static int64_t two_bytes(const nib_qb_case *c)
     return bytes < 0 || bytes > INT64_MAX / 2 ? -1 : 2 * bytes;
 }
 
-enum {
-    GROUPED_AXES = QUANTIZE_AXES & ~NIB_QB_AXIS(SCALE_ROWS),
-    TRANSFORM_AXES = GROUPED_AXES & ~NIB_QB_AXIS(BATCH)
-};
+enum { TRANSFORM_AXES = QUANTIZE_AXES & ~NIB_QB_AXIS(BATCH) };
 
 const nib_qb_op nib_qb_quantize_rmsnorm = {
     .name = "quantize_rmsnorm", .help = "RMSNorm, then quantize, in one pass; source bytes",
@@ -199,7 +196,7 @@ static nib_status grouped_run(const nib_qb_call *call)
 
 const nib_qb_op nib_qb_quantize_grouped = {
     .name = "quantize_grouped", .help = "--batch groups of --rows rows in one call; source bytes",
-    .axes = GROUPED_AXES, .limit = &nib_qb_limit_read, .baseline = { &nib_qb_baseline_copy },
+    .axes = QUANTIZE_AXES, .limit = &nib_qb_limit_read, .baseline = { &nib_qb_baseline_copy },
     .bytes = nib_qb_matrix_bytes, .layout = grouped_layout, .fill = grouped_fill,
     .run = grouped_run, .distance = nib_qb_packed_distance,
 };

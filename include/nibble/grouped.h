@@ -48,16 +48,16 @@ int64_t nib_grouped_scales_bytes(nib_format format, nib_scale_layout layout, int
  *                     the last group's are left alone. The layout of CUTLASS's and vLLM's grouped
  *                     multiplications
  *
- * Group g's bytes are those of nib_quantize of its rows alone; with stochastic rounding, and offset
- * + g + floor(begin(g) * cols / 4), modulo 2^64, in place of random's offset. Empty groups still
- * get a tensor scale that follows from an amax.
+ * Group g's bytes are those of nib_quantize of its rows alone, whose tiles with scale_rows of 16
+ * begin at its first row; with stochastic rounding, and offset + g + floor(begin(g) * cols / 4),
+ * modulo 2^64, in place of random's offset. Empty groups still get a tensor scale that follows from
+ * an amax.
  *
  * Returns what nib_quantize returns; NIB_ERR_ARGUMENT for groups NULL, a size smaller than the
  * first version's, or offsets NULL with count > 0; NIB_ERR_SHAPE for a negative count, or scales
  * over INT64_MAX bytes; NIB_ERR_ALIGNMENT for offsets that are not aligned to 8;
- * NIB_ERR_UNSUPPORTED for options->scale_rows of 16, and on a GPU where a grid would have 2^31
- * blocks, one of 32 rows of a group or more and 1024 columns or more. count, rows or cols of 0
- * succeed. */
+ * NIB_ERR_UNSUPPORTED on a GPU where a grid would have 2^31 blocks, one of 32 rows of a group or
+ * more and 1024 columns or more, 256 with scale_rows of 16. count, rows or cols of 0 succeed. */
 nib_status nib_quantize_grouped(const nib_exec *exec, const nib_groups *groups,
                                 const nib_matrix *src, const nib_quantize_options *options,
                                 const nib_packed *dst);

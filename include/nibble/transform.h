@@ -72,7 +72,8 @@ nib_status nib_transform_apply(const nib_exec *exec, const nib_transform *transf
                                const nib_matrix *src, const nib_matrix *dst);
 
 /* dst = nib_quantize(round(T(src))), bit for bit what nib_transform_apply to src's dtype and then
- * nib_quantize make; in one pass over src, or two over rows of more than 16384 elements.
+ * nib_quantize make; in one pass over src, or two over rows of more than 16384 elements, or, after
+ * RMSNORM, over rows that share their scales.
  *
  *   src      rows x cols as dst
  *   options  as for nib_quantize. The tensor scale is given, or follows from a tensor_amax that is:
@@ -80,9 +81,8 @@ nib_status nib_transform_apply(const nib_exec *exec, const nib_transform *transf
  *            take its place (delayed scaling)
  *   dst      as for nib_quantize
  *
- * Also returns what nib_quantize returns for options and dst, NIB_ERR_ARGUMENT if
- * options->tensor_amax is transform->amax, and NIB_ERR_UNSUPPORTED for options->scale_rows of 16.
- * rows == 0 or cols == 0 succeeds and writes no codes. */
+ * Also returns what nib_quantize returns for options and dst, and NIB_ERR_ARGUMENT if
+ * options->tensor_amax is transform->amax. rows == 0 or cols == 0 succeeds and writes no codes. */
 nib_status nib_quantize_transformed(const nib_exec *exec, const nib_transform *transform,
                                     const nib_matrix *src, const nib_quantize_options *options,
                                     const nib_packed *dst);

@@ -13,8 +13,8 @@ static void fake_tiles(const nib_fake_job *job, int64_t row, int rows, int64_t f
     for (int64_t k = first; k < last; k++) {
         const int64_t col = k * block, left = job->shape.cols - col;
         const int n = left < block ? (int)left : block;
-        const block_scale scale = scale_of_tile(&q->math, nib_matrix_at(job->src, row, col), ld,
-                                                rows, n);
+        const block_scale scale = scale_of_tile(&q->math, (int)job->src->dtype,
+                                                nib_matrix_at(job->src, row, col), ld, rows, n);
         for (int64_t r = row; r < row + rows; r++) {
             if (job->grad_out) {
                 uint8_t passes[NIB_MAX_BLOCK];

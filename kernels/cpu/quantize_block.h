@@ -92,8 +92,8 @@ scale_of_block(const nib_tensor_math *math, int choice, const float *x, int n)
     return scale_of_amax(math, choice, x, n, bits, special);
 }
 
-/* The scale of rows of blocks of n elements, ld bytes apart. */
-static inline block_scale scale_of_tile(const nib_tensor_math *math, const uint8_t *from,
+/* The scale of rows of blocks of n elements of dtype, ld bytes apart. */
+static inline block_scale scale_of_tile(const nib_tensor_math *math, int dtype, const void *from,
                                         int64_t ld, int rows, int n)
 {
     uint32_t most = 0;
@@ -101,7 +101,7 @@ static inline block_scale scale_of_tile(const nib_tensor_math *math, const uint8
     for (int r = 0; r < rows; r++) {
         float x[NIB_MAX_BLOCK];
         int is_special;
-        load_block(math->rules.source, from + r * ld, n, x);
+        load_block(dtype, (const uint8_t *)from + r * ld, n, x);
         const uint32_t bits = block_amax(x, n, &is_special);
         if (bits > most) most = bits;
         special |= is_special;
@@ -132,6 +132,22 @@ codes_of_block(const nib_quantize_job *job, const nib_tensor_math *math, int pla
     } else {
         for (int i = 0; i < n; i++) codes[i] = (uint8_t)nib_block_code(math, unit, x[i], 0, 0);
     }
+}
+
+/* Block k of a row: n elements, as load_block leaves them, by this scale. */
+static inline __attribute__((always_inline)) void
+store_block(const nib_quantize_job *job, const nib_tensor_math *math, int plain, block_scale scale,
+            int64_t row, int64_t k, const float *x, int n)
+{
+    const int bits = nib_element_traits_of(math->rules.element).bits;
+    const int64_t col = k * math->rules.block;
+    uint8_t codes[NIB_MAX_BLOCK];
+    const uint64_t first = (uint64_t)row * (uint64_t)job->dst->cols + (uint64_t)col;
+    codes_of_block(job, math, plain, scale, first, x, n, codes);
+    for (int i = n; i < (n + 3) / 4 * 4; i++) codes[i] = 0;
+    uint8_t *out = job->dst->codes + row * job->dst->ld_codes_bytes + col / 8 * bits;
+    nib_pack_codes(bits, job->dst->code_order == NIB_CODES_GGUF_HALVES, codes, n, out);
+    nib_quantize_store_scale(job, row, k, scale.byte);
 }
 
 /* Number of the named formats' element and scale type if the request is plain, else -1. */

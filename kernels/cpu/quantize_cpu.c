@@ -51,7 +51,8 @@ static void quantize_tiles(const nib_quantize_job *job, int64_t row, int rows, i
     const uint8_t *x = (const uint8_t *)job->src->data + row * ld;
     for (int64_t k = first; k < last; k++) {
         const int64_t col = k * block, left = job->dst->cols - col;
-        const block_scale scale = scale_of_tile(&job->math, x + col * size, ld, rows,
+        const block_scale scale = scale_of_tile(&job->math, (int)job->src->dtype,
+                                                x + col * size, ld, rows,
                                                 left < block ? (int)left : block);
         for (int r = 0; r < rows; r++)
             quantize_block(job, &job->math, plain, &scale, row + r, k);

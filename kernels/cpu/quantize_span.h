@@ -6,22 +6,6 @@
 
 #include "quantize_block.h"
 
-/* Block k of a row: n elements, as load_block leaves them, by this scale. */
-static inline __attribute__((always_inline)) void
-store_block(const nib_quantize_job *job, const nib_tensor_math *math, int plain, block_scale scale,
-            int64_t row, int64_t k, const float *x, int n)
-{
-    const int bits = nib_element_traits_of(math->rules.element).bits;
-    const int64_t col = k * math->rules.block;
-    uint8_t codes[NIB_MAX_BLOCK];
-    const uint64_t first = (uint64_t)row * (uint64_t)job->dst->cols + (uint64_t)col;
-    codes_of_block(job, math, plain, scale, first, x, n, codes);
-    for (int i = n; i < (n + 3) / 4 * 4; i++) codes[i] = 0;
-    uint8_t *out = job->dst->codes + row * job->dst->ld_codes_bytes + col / 8 * bits;
-    nib_pack_codes(bits, job->dst->code_order == NIB_CODES_GGUF_HALVES, codes, n, out);
-    nib_quantize_store_scale(job, row, k, scale.byte);
-}
-
 /* One block. math is a copy whose fields the compiler may know. shared: NULL, or its scale. */
 static inline __attribute__((always_inline)) void
 quantize_block(const nib_quantize_job *job, const nib_tensor_math *math, int plain,

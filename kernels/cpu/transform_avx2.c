@@ -4,9 +4,10 @@
 #include "avx2_cpu.h"
 #include "transform_span.h"
 
-static uint32_t avx2_span(const nib_transform_job *job, int64_t row, int64_t col0, int64_t col1)
+static uint32_t avx2_span(const nib_transform_job *job, int64_t row, int rows, int64_t col0,
+                          int64_t col1)
 {
-    return transform_span(job, row, col0, col1);
+    return transform_span(job, row, rows, col0, col1);
 }
 
 nib_status nib_transform_apply_avx2(const nib_launch *launch, const nib_transform *transform,

@@ -13,7 +13,8 @@ nib_status nib_transform_run(const nib_launch *launch, const nib_transform *tran
 {
     nib_transform_job job = { .transform = transform, .src = src, .dst = dst };
     if (packed) nib_quantize_job_of(src, request, packed, &job.quantize);
-    nib_tasks tasks = nib_tasks_of(src->rows, src->cols);
+    const int64_t tall = packed ? job.quantize.scale_rows : 1;
+    nib_tasks tasks = nib_tasks_of(nib_ceil_div(src->rows, tall), src->cols);
     const int whole_rows = transform->op == NIB_TRANSFORM_RMSNORM;
     if (whole_rows && tasks.pieces > 1) tasks.count /= tasks.pieces, tasks.pieces = 1;
     const int threads = nib_task_threads(&tasks, launch->threads);
@@ -22,8 +23,10 @@ nib_status nib_transform_run(const nib_launch *launch, const nib_transform *tran
     for (int64_t i = 0; i < tasks.count; i++) {
         nib_task t = nib_task_at(&tasks, i);
         if (whole_rows) t.col1 = src->cols;
-        for (int64_t row = t.row0; row < t.row1; row++) {
-            const uint32_t largest = span(&job, row, t.col0, t.col1);
+        for (int64_t row = t.row0 * tall; row < t.row1 * tall && row < src->rows; row += tall) {
+            const int64_t left = src->rows - row;
+            const uint32_t largest = span(&job, row, (int)(left < tall ? left : tall), t.col0,
+                                          t.col1);
             if (largest > most) most = largest;
         }
     }
@@ -33,9 +36,10 @@ nib_status nib_transform_run(const nib_launch *launch, const nib_transform *tran
     return NIB_OK;
 }
 
-static uint32_t portable_span(const nib_transform_job *job, int64_t row, int64_t col0, int64_t col1)
+static uint32_t portable_span(const nib_transform_job *job, int64_t row, int rows, int64_t col0,
+                              int64_t col1)
 {
-    return transform_span(job, row, col0, col1);
+    return transform_span(job, row, rows, col0, col1);
 }
 
 nib_status nib_transform_apply_portable(const nib_launch *launch, const nib_transform *transform,

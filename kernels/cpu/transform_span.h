@@ -8,7 +8,9 @@
 #include "quantize_block.h"
 #include "transform_cpu.h"
 
-enum { CHUNK = 2048 }; /* elements of a row at a time: a multiple of blocks, rotations and units */
+/* Elements at a time, of one row or of all that share scales: of each a multiple of blocks,
+ * rotations and units. */
+enum { CHUNK = 2048 };
 
 static inline void *place_of(const nib_matrix *m, int64_t row, int64_t col)
 {
@@ -103,64 +105,81 @@ static inline uint32_t round_values(int dtype, int n, float *x)
     return (uint32_t)most;
 }
 
-/* The blocks of n elements from column col on. math is a copy whose fields the compiler may
- * know. */
+/* A chunk's values: those of each row are ld behind the row's before. */
+typedef struct values {
+    const float *x;
+    int64_t      row, col;
+    int          rows, n, ld;
+} values;
+
+/* The blocks of a chunk, whose rows share their scales. math is a copy whose fields the compiler
+ * may know. */
 static inline __attribute__((always_inline)) void
-quantize_values(const nib_quantize_job *job, const nib_tensor_math *math, int plain, int64_t row,
-                int64_t col, int n, const float *x)
+quantize_values(const nib_quantize_job *job, const nib_tensor_math *math, int plain,
+                const values *v)
 {
-    const nib_packed *dst = job->dst;
-    const int bits = nib_element_traits_of(math->rules.element).bits, block = math->rules.block;
-    uint8_t codes[NIB_MAX_BLOCK];
-    for (int i = 0; i < n; i += block) {
-        const int some = n - i < block ? n - i : block;
-        const uint64_t first = (uint64_t)row * (uint64_t)dst->cols + (uint64_t)(col + i);
-        const block_scale scale = scale_of_block(math, job->choice, x + i, some);
-        codes_of_block(job, math, plain, scale, first, x + i, some, codes);
-        for (int c = some; c < (some + 3) / 4 * 4; c++) codes[c] = 0;
-        nib_pack_codes(bits, dst->code_order == NIB_CODES_GGUF_HALVES, codes, some,
-                       dst->codes + row * dst->ld_codes_bytes + (col + i) / 8 * bits);
-        nib_quantize_store_scale(job, row, (col + i) / block, scale.byte);
+    const int block = math->rules.block;
+    for (int i = 0; i < v->n; i += block) {
+        const int some = v->n - i < block ? v->n - i : block;
+        const float *const x = v->x + i;
+        const block_scale scale =
+            v->rows == 1 ? scale_of_block(math, job->choice, x, some)
+                         : scale_of_tile(math, NIB_DT_F32, x, v->ld * (int64_t)sizeof *x, v->rows,
+                                         some);
+        for (int r = 0; r < v->rows; r++)
+            store_block(job, math, plain, scale, v->row + r, (v->col + i) / block, x + r * v->ld,
+                        some);
     }
 }
 
-static inline void quantize_chunk(const nib_quantize_job *job, int64_t row, int64_t col, int n,
-                                  const float *x)
+static inline void quantize_chunk(const nib_quantize_job *job, const values *v)
 {
     nib_tensor_math math = job->math;
     const int kind = plain_kind(job);
     if (kind == NIB_EL_E2M1 * 2 || kind == NIB_EL_E2M1 * 2 + 1) math.rules.element = NIB_EL_E2M1;
     if (kind == NIB_EL_E2M1 * 2) {
         math.rules.e4m3_scale = 0;
-        quantize_values(job, &math, 1, row, col, n, x);
+        quantize_values(job, &math, 1, v);
     } else if (kind == NIB_EL_E2M1 * 2 + 1) {
         math.rules.e4m3_scale = 1;
-        quantize_values(job, &math, 1, row, col, n, x);
+        quantize_values(job, &math, 1, v);
     } else {
-        quantize_values(job, &math, 0, row, col, n, x);
+        quantize_values(job, &math, 0, v);
     }
 }
 
-static inline uint32_t transform_span(const nib_transform_job *job, int64_t row, int64_t col0,
-                                      int64_t col1)
+/* n elements of a row, transformed, into x, and to dst if there is one. Returns the bits of the
+ * largest finite magnitude. */
+static inline uint32_t transform_chunk(const nib_transform_job *job, int64_t row, int64_t col,
+                                       int n, float r, float *x)
 {
     const nib_transform *t = job->transform;
-    const float r = t->op == NIB_TRANSFORM_RMSNORM ? row_inverse(job, row) : 1.0f;
-    const int dtype = (int)job->src->dtype;
-    float x[CHUNK + NIB_UNIT];
+    load_source(job, 0, row, col, n, x);
+    apply_op(job, row, col, n, r, x);
+    if (t->hadamard) rotate(t, col, n, x);
+    if (job->dst) {
+        void *out = place_of(job->dst, row, col);
+        for (int i = 0; i < n; i++) nib_store_f32((int)job->dst->dtype, out, i, x[i]);
+    }
+    return round_values((int)job->src->dtype, n, x);
+}
+
+static inline uint32_t transform_span(const nib_transform_job *job, int64_t row, int rows,
+                                      int64_t col0, int64_t col1)
+{
+    const int wide = rows == 1 ? CHUNK : CHUNK / NIB_SHARED_ROWS, ld = wide + NIB_UNIT;
+    float x[CHUNK + NIB_SHARED_ROWS * NIB_UNIT], inverse[NIB_SHARED_ROWS];
     uint32_t most = 0;
-    for (int64_t col = col0; col < col1; col += CHUNK) {
-        const int n = col1 - col < CHUNK ? (int)(col1 - col) : CHUNK;
-        load_source(job, 0, row, col, n, x);
-        apply_op(job, row, col, n, r, x);
-        if (t->hadamard) rotate(t, col, n, x);
-        if (job->dst) {
-            void *out = place_of(job->dst, row, col);
-            for (int i = 0; i < n; i++) nib_store_f32((int)job->dst->dtype, out, i, x[i]);
+    for (int r = 0; r < rows; r++)
+        inverse[r] = job->transform->op == NIB_TRANSFORM_RMSNORM ? row_inverse(job, row + r) : 1.0f;
+    for (int64_t col = col0; col < col1; col += wide) {
+        const int n = col1 - col < wide ? (int)(col1 - col) : wide;
+        for (int r = 0; r < rows; r++) {
+            const uint32_t largest = transform_chunk(job, row + r, col, n, inverse[r], x + r * ld);
+            if (largest > most) most = largest;
         }
-        const uint32_t largest = round_values(dtype, n, x);
-        if (largest > most) most = largest;
-        if (!job->dst) quantize_chunk(&job->quantize, row, col, n, x);
+        if (!job->dst)
+            quantize_chunk(&job->quantize, &(values){ x, row, col, rows, n, ld });
     }
     return most;
 }

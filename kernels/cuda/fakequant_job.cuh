@@ -34,8 +34,7 @@ template <Plain plain, bool gradient>
 __device__ __forceinline__ void fake_row(const FakeJob &job, const nib_tensor_math &math,
                                          const ScaledBlock &block, int64_t row, int r)
 {
-    const BlockSource source = { block.source.dtype,
-                                 (const uint8_t *)block.source.x + r * job.x_ld, 1 };
+    const BlockSource source = block.source.row(r);
     const nib_block_unit none = { 0.0f, 0 };
     const nib_block_unit unit = block.is_nan || gradient ? none
                                                          : nib_block_unit_of(&math, block.byte);

@@ -35,8 +35,9 @@ constexpr int grouped_per_sm(int dtype)
 }
 
 /* As quantize_e2m1: 16 elements a thread. grid: tiles, each by groups.across blocks; block: x:
- * units of a row, y: rows, strided. */
-template <int dtype, int way>
+ * units of a row, y: rows, strided. square: 16 rows share their scales, and each warp has two units
+ * of them. */
+template <int dtype, int way, bool square>
 __global__ void __launch_bounds__(NIB_GROUPED_THREADS, grouped_per_sm(dtype))
 quantize_groups_e2m1(const __grid_constant__ GroupedJob job)
 {
@@ -57,7 +58,10 @@ quantize_groups_e2m1(const __grid_constant__ GroupedJob job)
         __syncthreads();
         use_tensor(math, tensor);
     }
-    const unsigned unit = blockIdx.x % job.groups.across * blockDim.x + threadIdx.x;
+    const unsigned width = square ? (unsigned)NIB_GROUPED_THREADS / 16 : blockDim.x;
+    const unsigned height = square ? 16 : blockDim.y;
+    const unsigned across = square ? threadIdx.y * 2 + threadIdx.x % 2 : threadIdx.x;
+    const unsigned unit = blockIdx.x % job.groups.across * width + across;
     const unsigned k = unit >> job.lane_shift;
     const bool     leads = k << job.lane_shift == unit && k < (unsigned)job.padded_cols;
     const int64_t  scale_ld = job.swizzled ? job.padded_cols : job.scale_cols;
@@ -65,19 +69,20 @@ quantize_groups_e2m1(const __grid_constant__ GroupedJob job)
     const uint8_t *x_rd = job.x + tile.begin * job.x_ld + (int64_t)unit * (4 * Unit<dtype>::words);
     uint8_t *codes_wr = job.codes + tile.begin * job.codes_ld + (int64_t)unit * 8;
     float    largest = 0.0f;
-    for (unsigned y = threadIdx.y; y < NIB_TILE_ROWS; y += blockDim.y) {
+    for (unsigned y = square ? threadIdx.x / 2 : threadIdx.y; y < NIB_TILE_ROWS; y += height) {
         const int64_t  row = tile.row + y;
         const bool     present = row < tile.rows && unit < job.units;
         uint8_t *const scale_wr = scales_wr + scale_index(job, row, 0);
         Unit<dtype>    x = {};
         if (present) x.load(x_rd + row * job.x_ld, job.aligned32);
-        quantize_unit<dtype, way>(job, math, x, present, leads, scale_wr,
-                                  codes_wr + row * job.codes_ld, largest);
+        quantize_unit<dtype, way, square>(job, math, x, present, leads, scale_wr,
+                                          codes_wr + row * job.codes_ld, largest);
         if (!present && leads && job.swizzled) *scale_wr = 0;
     }
 }
 
-/* A thread a block of elements, whatever the rules. Grid as above, with blocks for units. */
+/* A thread a block of elements, or those of rows that share a scale, whatever the rules. Grid as
+ * above, with blocks for units. */
 __global__ void __launch_bounds__(NIB_GROUPED_ANY_THREADS, NIB_GROUPED_ANY_PER_SM)
 quantize_groups_any(const __grid_constant__ GroupedJob job)
 {
@@ -94,12 +99,13 @@ quantize_groups_any(const __grid_constant__ GroupedJob job)
     group.scales += tile.scales_row * scale_ld;
     group.rows = tile.rows;
     group.random_skip = nib_group_random(tile.group, tile.begin, job.cols);
-    for (unsigned y = threadIdx.y; y < NIB_TILE_ROWS; y += blockDim.y) {
+    const unsigned tall = (unsigned)job.scale_rows;
+    for (unsigned y = threadIdx.y * tall; y < NIB_TILE_ROWS; y += blockDim.y * tall) {
         const int64_t row = tile.row + y;
-        if (row < tile.rows && k < job.scale_cols) {
-            quantize_block<PLAIN_ANY>(group, math, 0, row, 1, k, group.choice);
-        } else if (job.swizzled && k < job.padded_cols) {
-            store_scale(group, 0, row, k, 0);
+        const int     rows = k < job.scale_cols ? max(tile_rows(group, row), 0) : 0;
+        if (rows > 0) quantize_block<PLAIN_ANY>(group, math, 0, row, rows, k, group.choice);
+        for (unsigned r = (unsigned)rows; r < tall && job.swizzled && k < job.padded_cols; r++) {
+            store_scale(group, 0, row + r, k, 0);
         }
     }
 }
@@ -108,14 +114,32 @@ quantize_groups_any(const __grid_constant__ GroupedJob job)
 
 typedef void (*grouped_kernel)(GroupedJob);
 
-static grouped_kernel kernel_of(int dtype, int way)
+static grouped_kernel kernel_of(int dtype, int way, bool square)
 {
-    static const grouped_kernel kernels[3][2] = {
-#define ROW(dtype) { quantize_groups_e2m1<dtype, WAY_TE>, quantize_groups_e2m1<dtype, WAY_MX> }
+    static const grouped_kernel kernels[3][2][2] = {
+#define WAY(dtype, way) \
+    { quantize_groups_e2m1<dtype, way, false>, quantize_groups_e2m1<dtype, way, true> }
+#define ROW(dtype) { WAY(dtype, WAY_TE), WAY(dtype, WAY_MX) }
         ROW(NIB_DT_F32), ROW(NIB_DT_F16), ROW(NIB_DT_BF16)
 #undef ROW
+#undef WAY
     };
-    return kernels[dtype][way == WAY_MX];
+    return kernels[dtype][way == WAY_MX][square];
+}
+
+/* Threads along and down the tile of a block of threads; shape: what they cover. */
+struct GroupedShape {
+    dim3     block;
+    unsigned width;
+};
+
+static GroupedShape shape_of(int64_t across, bool any, bool square)
+{
+    const unsigned most = any ? NIB_GROUPED_ANY_THREADS : NIB_GROUPED_THREADS;
+    unsigned       width = NIB_GROUPED_MIN_WIDTH;
+    if (square && !any) return { dim3(32, most / 32), most / 16 };
+    while (width < most && width < across) width *= 2;
+    return { dim3(width, most / width), width };
 }
 
 static nib_status check_pointers(const nib_launch *launch, const GroupedJob *job)
@@ -159,10 +183,10 @@ nib_status nib_cuda_quantize_grouped(const nib_launch *launch, const nib_groups 
     }
     const int way = aligned(job.x, job.x_ld, 0, 16) ? unit_way(&job) : -1;
     job.units = way < 0 ? 0 : (unsigned)(job.cols / 16);
-    const int64_t  across = way < 0 ? job.padded_cols : job.padded_cols << job.lane_shift;
-    const unsigned most = way < 0 ? NIB_GROUPED_ANY_THREADS : NIB_GROUPED_THREADS;
-    unsigned       width = NIB_GROUPED_MIN_WIDTH;
-    while (width < most && width < across) width *= 2;
+    const int64_t      across = way < 0 ? job.padded_cols : job.padded_cols << job.lane_shift;
+    const bool         square = job.scale_rows > 1;
+    const GroupedShape shape = shape_of(across, way < 0, square);
+    const unsigned     width = shape.width;
     if (across > (int64_t)INT32_MAX * width) return refuse(launch, "%lld columns", job.cols);
     if (across > width) job.groups.across = (unsigned)nib_ceil_div(across, width);
     const unsigned blocks = tile_blocks(&job.groups);
@@ -172,9 +196,8 @@ nib_status nib_cuda_quantize_grouped(const nib_launch *launch, const nib_groups 
     NIB_CUDA_TRY(check_pointers(launch, &job));
     const bool empty = job.rows == 0 || job.cols == 0;
     if (!empty || job.tensor_amax) {
-        NIB_LAUNCH((way < 0 ? quantize_groups_any : kernel_of(job.rules.source, way)),
-                   empty ? 1 : blocks, dim3(width, most / width), 0, (cudaStream_t)launch->stream,
-                   job);
+        NIB_LAUNCH((way < 0 ? quantize_groups_any : kernel_of(job.rules.source, way, square)),
+                   empty ? 1 : blocks, shape.block, 0, (cudaStream_t)launch->stream, job);
     }
     return nib_cuda_end(launch, "quantize_grouped");
 }
@@ -182,9 +205,9 @@ nib_status nib_cuda_quantize_grouped(const nib_launch *launch, const nib_groups 
 cudaError_t nib_cuda_load_grouped()
 {
     cudaFuncAttributes attributes;
-    for (int i = 0; i < 6; i++) {
-        const cudaError_t error = cudaFuncGetAttributes(&attributes,
-                                                        kernel_of(i / 2, i % 2 ? WAY_MX : WAY_TE));
+    for (int i = 0; i < 12; i++) {
+        const grouped_kernel kernel = kernel_of(i / 4, i / 2 % 2 ? WAY_MX : WAY_TE, i % 2);
+        const cudaError_t    error = cudaFuncGetAttributes(&attributes, kernel);
         if (error != cudaSuccess) return error;
     }
     const cudaError_t error = cudaFuncGetAttributes(&attributes, quantize_groups_any);

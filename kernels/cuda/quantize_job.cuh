@@ -82,11 +82,16 @@ __device__ __forceinline__ void store_scale(const QuantizeJob &job, int64_t z, i
 struct BlockSource {
     int         dtype;
     const void *x;
-    int64_t     next;
+    int64_t     next, ld; /* to the next element, and in bytes to the same of the next row */
 
     __device__ __forceinline__ float at(int64_t i) const
     {
         return nib_load_f32(dtype, x, i * next);
+    }
+
+    __device__ __forceinline__ BlockSource row(int r) const
+    {
+        return { dtype, (const uint8_t *)x + r * ld, next, ld };
     }
 };
 
@@ -139,11 +144,10 @@ enum Plain {
     PLAIN_ANY
 };
 
-/* math: of the job's rules, some of which the compiler may know. choice: of the scale, if there is
- * one. source: n elements of each of so many rows, 1 where the scale is searched. */
+/* math: of rules some of which the compiler may know. choice: of the scale, if there is one.
+ * source: n elements of each of so many rows, 1 where the scale is searched. */
 template <Plain plain>
-__device__ __forceinline__ ScaledBlock scaled_source(const QuantizeJob &job,
-                                                     const nib_tensor_math &math,
+__device__ __forceinline__ ScaledBlock scaled_source(const nib_tensor_math &math,
                                                      const BlockSource &source, int rows,
                                                      int64_t col, int n, int choice)
 {
@@ -152,8 +156,7 @@ __device__ __forceinline__ ScaledBlock scaled_source(const QuantizeJob &job,
     bool     special = false;
     NIB_NO_UNROLL
     for (int r = 0; r < rows; r++) {
-        const BlockSource of_row = { source.dtype, (const uint8_t *)source.x + r * job.x_ld,
-                                     source.next };
+        const BlockSource of_row = source.row(r);
         NIB_NO_UNROLL
         for (int i = 0; i < n; i++) {
             const uint32_t magnitude = nib_magnitude_bits(of_row.at(i));
@@ -179,7 +182,7 @@ __device__ __forceinline__ ScaledBlock block_at(const QuantizeJob &job, const ni
     const int64_t col = k * job.rules.block, left = job.cols - col;
     const int     n = left < job.rules.block ? (int)left : job.rules.block;
     const BlockSource source = { dtype, job.x + z * job.x_stride + row * job.x_ld
-                                            + col * job.x_next * size, job.x_next };
+                                            + col * job.x_next * size, job.x_next, job.x_ld };
     return { source, col, n, false, 0 };
 }
 
@@ -190,7 +193,7 @@ __device__ __forceinline__ ScaledBlock scaled_block(const QuantizeJob &job,
                                                     int64_t row, int rows, int64_t k, int choice)
 {
     const ScaledBlock at = block_at(job, math, z, row, k);
-    return scaled_source<plain>(job, math, at.source, rows, at.col, at.n, choice);
+    return scaled_source<plain>(math, at.source, rows, at.col, at.n, choice);
 }
 
 /* The random words of a block's elements: matrices of a batch begin with a counter of their own. */
@@ -214,9 +217,7 @@ __device__ __forceinline__ void quantize_row(const QuantizeJob &job, const nib_t
 {
     const bool stochastic = plain == PLAIN_RANDOM || (plain == PLAIN_ANY && job.stochastic);
     const bool halves = plain == PLAIN_ANY && job.halves;
-    const BlockSource source = { block.source.dtype,
-                                 (const uint8_t *)block.source.x + r * job.x_ld,
-                                 block.source.next };
+    const BlockSource source = block.source.row(r);
     const int  bits = nib_element_traits_of(math.rules.element).bits, n = block.n;
     const bool is_nan = block.is_nan;
     uint8_t   *out = job.codes + z * job.codes_stride + (row + r) * job.codes_ld

@@ -30,10 +30,17 @@ template <int dtype> __device__ __forceinline__ uint32_t finite_amax(Unit<dtype>
     return most;
 }
 
-/* Of a unit's block: with the neighbour's lane if the block is of two. */
+/* Of a unit's block: with the neighbour's lane if the block is of two; square: with the lanes of 16
+ * rows, which are every second one. */
+template <bool square>
 __device__ __forceinline__ uint32_t block_most(const QuantizeJob &job, uint32_t most)
 {
-    return job.lane_shift ? max(most, __shfl_xor_sync(~0u, most, 1)) : most;
+    if (job.lane_shift) most = max(most, __shfl_xor_sync(~0u, most, 1));
+    NIB_UNROLL
+    for (int other = 2; square && other < 32; other *= 2) {
+        most = max(most, __shfl_xor_sync(~0u, most, other));
+    }
+    return most;
 }
 
 /* Where elements may be left without a factor of 1/4 or 1/8, a fold, that belongs to them: the
@@ -50,11 +57,12 @@ template <int dtype> struct FoldLimits {
 /* A unit of a block. All lanes of a warp call, those without a unit of their own with zeros or
  * another's and present false.
  *
- *   leads     stores the block's scale
+ *   leads     stores the block's scale, of its row
+ *   square    every second lane of a warp has a row's; without a unit: zeros
  *   largest   raised to the block's largest finite magnitude
  *   factor_of gives a byte's block_factor
  *   folded    x is to be multiplied by fold and rounded, which is what unfold returns */
-template <int dtype, int way, bool folded, class Factor, class Unfold>
+template <int dtype, int way, bool folded, bool square, class Factor, class Unfold>
 __device__ __forceinline__ void quantize_folded(const QuantizeJob &job, const nib_tensor_math &math,
                                                 Factor factor_of, Unit<dtype> &x, float fold,
                                                 Unfold unfold, bool present, bool leads,
@@ -64,13 +72,13 @@ __device__ __forceinline__ void quantize_folded(const QuantizeJob &job, const ni
     static_assert(way == WAY_TE || way == WAY_MX, "ties to even, the input's sign");
     constexpr uint32_t inf = Unit<dtype>::inf;
     constexpr uint32_t least = folded ? FoldLimits<dtype>::least : 0;
-    uint32_t most = block_most(job, x.amax());
+    uint32_t most = block_most<square>(job, x.amax());
     bool     is_odd = most - least >= inf - least, is_nan = false;
-    if (job.lane_shift) is_odd = __any_sync(~0u, is_odd); /* block_most is a warp's */
+    if (square || job.lane_shift) is_odd = __any_sync(~0u, is_odd); /* block_most is a warp's */
     if (is_odd) {
-        if constexpr (folded) x = unfold(), fold = 1.0f, most = block_most(job, x.amax());
+        if constexpr (folded) x = unfold(), fold = 1.0f, most = block_most<square>(job, x.amax());
         is_nan = most >= inf && math.rules.nonfinite == NIB_NF_NAN;
-        most = block_most(job, finite_amax(x));
+        most = block_most<square>(job, finite_amax(x));
     }
     const float amax = folded ? Unit<dtype>::amax_value(most) * fold
                               : Unit<dtype>::amax_value(most);
@@ -94,16 +102,15 @@ __device__ __forceinline__ void quantize_folded(const QuantizeJob &job, const ni
     if (present) *(uint2 *)codes_wr = words;
 }
 
-template <int dtype, int way>
+template <int dtype, int way, bool square>
 __device__ __forceinline__ void quantize_unit(const QuantizeJob &job, const nib_tensor_math &math,
                                               Unit<dtype> &x, bool present, bool leads,
                                               uint8_t *scale_wr, uint8_t *codes_wr,
                                               float &largest)
 {
-    quantize_folded<dtype, way, false>(job, math,
-                                       [&](uint32_t byte) { return block_factor<way>(math, byte); },
-                                       x, 1.0f, [&] { return x; }, present, leads, scale_wr,
-                                       codes_wr, largest);
+    quantize_folded<dtype, way, false, square>(
+        job, math, [&](uint32_t byte) { return block_factor<way>(math, byte); }, x, 1.0f,
+        [&] { return x; }, present, leads, scale_wr, codes_wr, largest);
 }
 
 /* Where the scale of column k lies from its row's first one. */
@@ -151,7 +158,8 @@ static inline void unit_job(const nib_matrix *src, const nib_quantize_request *r
         job->padded_cols = nib_ceil_div(job->scale_cols, 4) * 4;
     }
     job->codes_ld = dst->ld_codes_bytes;
-    job->count = job->x_next = job->scale_rows = 1;
+    job->count = job->x_next = 1;
+    job->scale_rows = request->scale_rows > 1 ? request->scale_rows : 1;
 }
 
 #endif

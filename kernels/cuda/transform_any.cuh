@@ -1,5 +1,5 @@
-/* transform_any.cuh: a row at a time through shared memory, whatever its format, rules, sizes and
- * alignment. */
+/* transform_any.cuh: a row at a time through shared memory, or those that share scales, whatever
+ * their format, rules, sizes and alignment. */
 #ifndef NIB_TRANSFORM_ANY_CUH
 #define NIB_TRANSFORM_ANY_CUH
 
@@ -85,36 +85,72 @@ __device__ __forceinline__ void any_butterflies(const TransformJob &job, float *
     }
 }
 
-/* grid: rows, strided, with those of the scales' padding */
+/* Codes and scales of n values of each of so many rows, one behind the other from v on. Each thread
+ * has one row of a block, and finds for itself the scale that the rows share. */
+__device__ __forceinline__ void any_codes(const TransformJob &job, const nib_tensor_math &math,
+                                          const float *v, int64_t row, int rows, int64_t col, int n)
+{
+    const int block = job.rules.block, blocks = (n + block - 1) / block;
+    for (int i = (int)threadIdx.x; i < blocks * rows; i += NIB_TRANSFORM_ANY_THREADS) {
+        const int         r = i / blocks, at = i % blocks * block;
+        const int         some = n - at < block ? n - at : block;
+        const BlockSource source = { NIB_DT_F32, v + at, 1, n * (int64_t)sizeof *v };
+        const ScaledBlock scaled = scaled_source<PLAIN_ANY>(math, source, rows, col + at, some,
+                                                            job.choice);
+        store_scale(job, 0, row + r, (col + at) / block, scaled.byte);
+        quantize_row<PLAIN_ANY>(job, math, scaled, 0, row, r);
+    }
+}
+
+/* Zeros for the scales of padding beside and below so many rows. */
+__device__ __forceinline__ void any_padding(const TransformJob &job, int64_t row, int rows)
+{
+    for (int r = 0; r < job.scale_rows && row + r < job.padded_rows; r++) {
+        for (int64_t k = (r < rows ? job.scale_cols : 0) + threadIdx.x; k < job.padded_cols;
+             k += NIB_TRANSFORM_ANY_THREADS) {
+            store_scale(job, 0, row + r, k, 0);
+        }
+    }
+}
+
+/* grid: rows, or as many as share scales, strided, with those of the scales' padding */
 template <bool quantizes>
 __global__ void __launch_bounds__(NIB_TRANSFORM_ANY_THREADS, NIB_TRANSFORM_ANY_PER_SM)
 transform_any(const __grid_constant__ TransformJob job)
 {
     NIB_SHARED(float, v, [NIB_TRANSFORM_ANY_CHUNK]);
     NIB_SHARED(float, lane, [NIB_SUM_LANES]);
-    constexpr int threads = NIB_TRANSFORM_ANY_THREADS, chunk = NIB_TRANSFORM_ANY_CHUNK;
+    NIB_SHARED(float, inverse, [16]); /* of each row */
+    constexpr int threads = NIB_TRANSFORM_ANY_THREADS;
     const int     thread = (int)threadIdx.x, dtype = job.rules.source;
+    const int     tall = quantizes ? job.scale_rows : 1;
+    const int     chunk = NIB_TRANSFORM_ANY_CHUNK / tall; /* of a row */
     const nib_tensor_scales scales = quantizes ? tensor_scales(job, job.rules, 0)
                                                : nib_tensor_given(1.0f);
     const nib_tensor_math math = nib_tensor_math_of(&job.rules, scales);
     if (quantizes) store_tensor_scale(job, 0, scales.decode);
 
     uint32_t largest = 0;
-    for (int64_t row = blockIdx.x; row < job.padded_rows; row += gridDim.x) {
-        if (row >= job.rows) {
-            for (int64_t k = thread; k < job.padded_cols; k += threads) {
-                store_scale(job, 0, row, k, 0);
-            }
-            continue;
+    for (int64_t row = (int64_t)blockIdx.x * tall; row < job.padded_rows;
+         row += (int64_t)gridDim.x * tall) {
+        const int64_t left = job.rows - row;
+        const int     rows = left < tall ? (int)(left > 0 ? left : 0) : tall;
+        for (int r = 0; r < rows && job.op == NIB_TR_RMSNORM; r++) {
+            const float of_row = any_inverse(job, row + r, v, lane);
+            if (thread == 0) inverse[r] = of_row;
         }
-        const float r = job.op == NIB_TR_RMSNORM ? any_inverse(job, row, v, lane) : 1.0f;
-        for (int64_t col = 0; col < job.cols; col += chunk) {
+        for (int64_t col = 0; col < job.cols && rows > 0; col += chunk) {
             const int n = job.cols - col < chunk ? (int)(job.cols - col) : chunk;
             __syncthreads(); /* after the last reader of the chunk before */
-            for (int i = thread; i < n; i += threads) v[i] = any_value(job, row, col + i, r);
-            if (job.hadamard) any_butterflies(job, v, n);
+            for (int r = 0; r < rows; r++) {
+                const float of_row = job.op == NIB_TR_RMSNORM ? inverse[r] : 1.0f;
+                for (int i = thread; i < n; i += threads) {
+                    v[r * n + i] = any_value(job, row + r, col + i, of_row);
+                }
+            }
+            if (job.hadamard) any_butterflies(job, v, rows * n);
             __syncthreads();
-            for (int i = thread; i < n; i += threads) {
+            for (int i = thread; i < rows * n; i += threads) {
                 const float x = job.hadamard ? v[i] * nib_hadamard_scale(job.hadamard) : v[i];
                 if (!quantizes) {
                     nib_store_f32(job.out_dtype, job.out + row * job.out_ld, col + i, x);
@@ -125,19 +161,9 @@ transform_any(const __grid_constant__ TransformJob job)
             }
             if (!quantizes) continue;
             __syncthreads();
-            const int block = job.rules.block;
-            for (int at = thread * block; at < n; at += threads * block) {
-                const BlockSource source = { NIB_DT_F32, v + at, 1 };
-                const int         some = n - at < block ? n - at : block;
-                const ScaledBlock scaled = scaled_source<PLAIN_ANY>(job, math, source, 1, col + at,
-                                                                    some, job.choice);
-                store_scale(job, 0, row, (col + at) / block, scaled.byte);
-                quantize_row<PLAIN_ANY>(job, math, scaled, 0, row, 0);
-            }
+            any_codes(job, math, v, row, rows, col, n);
         }
-        for (int64_t k = job.scale_cols + thread; k < job.padded_cols; k += threads) {
-            store_scale(job, 0, row, k, 0);
-        }
+        if (quantizes) any_padding(job, row, rows);
     }
     if (job.amax) raise_amax(job, largest);
 }

@@ -121,9 +121,9 @@ transform_e2m1(const __grid_constant__ TransformJob job)
                         for (int j = 0; j < NIB_UNIT; j++) w[j] = v[j] * job.fold;
                         return rounded_unit<dtype>(w);
                     };
-                    quantize_folded<dtype, way, folds>(job, math, factor_of, t, job.fold, unfold,
-                                                       present, leads, scale_wr,
-                                                       out_row + (int64_t)unit * 8, largest);
+                    quantize_folded<dtype, way, folds, false>(
+                        job, math, factor_of, t, job.fold, unfold, present, leads, scale_wr,
+                        out_row + (int64_t)unit * 8, largest);
                     if (present) continue;
                     if (leads && row < (unsigned)job.padded_rows && unit < job.padded_units) {
                         *scale_wr = 0;
@@ -255,7 +255,9 @@ static void launch_units(TransformJob *job, int way, cudaStream_t stream)
 
 static void launch_any(TransformJob *job, transform_kernel kernel, cudaStream_t stream)
 {
-    const int64_t rows = job->padded_rows < INT32_MAX ? job->padded_rows : INT32_MAX;
+    const int64_t tall = job->scale_rows > 1 ? job->scale_rows : 1;
+    const int64_t tiles = nib_ceil_div(job->padded_rows, tall);
+    const int64_t rows = tiles < INT32_MAX ? tiles : INT32_MAX;
     NIB_LAUNCH(kernel, (unsigned)(rows > 0 ? rows : 1), NIB_TRANSFORM_ANY_THREADS, 0, stream, *job);
 }
 
@@ -329,7 +331,7 @@ nib_status nib_cuda_quantize_transformed(const nib_launch *launch, const nib_tra
     NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_PREPARE_TRANSFORM));
     NIB_CUDA_TRY(check_inputs(launch, &job));
     NIB_CUDA_TRY(check_outputs(launch, &job));
-    const int way = unit_way(&job);
+    const int way = job.scale_rows == 1 ? unit_way(&job) : -1;
     if (way >= 0 && job.rows > 0 && has_whole_units(&job)) {
         job.padded_units = (unsigned)job.padded_cols << job.lane_shift;
         launch_units(&job, way, stream);

@@ -138,9 +138,9 @@ norm_e2m1(const __grid_constant__ TransformJob job)
             scale_unit(r, v);
             weigh_norm<dtype>(job, weights, unit, v);
             Unit<dtype> t = rounded_unit<dtype>(v);
-            quantize_folded<dtype, way, false>(job, math, factor_of, t, 1.0f, [&] { return t; },
-                                               unit < units, leads, scale_wr,
-                                               codes_wr + (int64_t)unit * 8, largest);
+            quantize_folded<dtype, way, false, false>(
+                job, math, factor_of, t, 1.0f, [&] { return t; }, unit < units, leads, scale_wr,
+                codes_wr + (int64_t)unit * 8, largest);
         }
         if (pads) pad_scales(job, row, has_row);
     }

@@ -21,7 +21,8 @@ enum {
     NIB_TRANSFORM_ENOUGH_BLOCKS = 1024, /* ... where that many blocks are left */
     NIB_TRANSFORM_ANY_THREADS = 128,
     NIB_TRANSFORM_ANY_PER_SM = 4,    /* blocks: 128 registers */
-    NIB_TRANSFORM_ANY_CHUNK = 1024   /* elements of a row at a time, in shared memory */
+    NIB_TRANSFORM_ANY_CHUNK = 2048   /* elements at a time, in shared memory: of each of 16 rows as
+                                        many as the longest rotation */
 };
 
 #endif
