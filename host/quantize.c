@@ -180,21 +180,37 @@ nib_status nib_request_make(const char *what, const nib_quantize_options *o, nib
     return NIB_OK;
 }
 
+/* Either kind of nib_quantize. */
+static nib_status quantize(const char *what, int given, const nib_exec *exec,
+                           const nib_matrix *src, const nib_quantize_options *options,
+                           const nib_packed *dst)
+{
+    nib_launch launch;
+    const nib_backend *ops;
+    nib_quantize_request request;
+    NIB_TRY(nib_exec_check(exec, what, &launch, &ops));
+    NIB_TRY(nib_matrix_check(src, what, "src"));
+    NIB_TRY(nib_packed_check(dst, what, "dst"));
+    NIB_TRY(nib_shape_check(what, src, dst));
+    NIB_TRY(nib_request_make(what, options, dst->format, &request));
+    if (given) request.given = request.scale_rows = 1; /* each row has its own bytes */
+    NIB_NEED(ops, quantize, what);
+    NIB_LOG(exec, &launch, what, .matrix = src, .packed = dst, .request = &request);
+    return nib_dispatched(ops->quantize(&launch, src, &request, dst), what, ops, &launch);
+}
+
 nib_status nib_quantize(const nib_exec *exec, const nib_matrix *src,
                         const nib_quantize_options *options, const nib_packed *dst)
 {
     NIB_TRACE(.reads = src, .packs = dst);
-    nib_launch launch;
-    const nib_backend *ops;
-    nib_quantize_request request;
-    NIB_TRY(nib_exec_check(exec, "quantize", &launch, &ops));
-    NIB_TRY(nib_matrix_check(src, "quantize", "src"));
-    NIB_TRY(nib_packed_check(dst, "quantize", "dst"));
-    NIB_TRY(nib_shape_check("quantize", src, dst));
-    NIB_TRY(nib_request_make("quantize", options, dst->format, &request));
-    NIB_NEED(ops, quantize, "quantize");
-    NIB_LOG(exec, &launch, "quantize", .matrix = src, .packed = dst, .request = &request);
-    return nib_dispatched(ops->quantize(&launch, src, &request, dst), "quantize", ops, &launch);
+    return quantize("quantize", 0, exec, src, options, dst);
+}
+
+nib_status nib_quantize_given(const nib_exec *exec, const nib_matrix *src,
+                              const nib_quantize_options *options, const nib_packed *dst)
+{
+    NIB_TRACE(.reads = src, .packs = dst, .given = 1);
+    return quantize("quantize_given", 1, exec, src, options, dst);
 }
 
 nib_status nib_dequantize(const nib_exec *exec, const nib_packed *src, const nib_matrix *dst)

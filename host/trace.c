@@ -160,6 +160,12 @@ static trace_payload payload_of(const nib_trace_args *args)
         const int64_t given = nib_scales_bytes(p.format, a.from, plain->rows, plain->cols);
         p.bytes_read = plus(p.bytes_read, given > 0 ? given : 0);
     }
+    if (a.given && a.packs) {
+        const nib_packed *to = a.packs;
+        const int64_t given = nib_scales_bytes(to->format, to->scale_layout, to->rows, to->cols);
+        p.bytes_read = plus(p.bytes_read, given > 0 ? given : 0);
+        p.bytes_written = times(to->rows, nib_codes_row_bytes(to->format, to->cols));
+    }
     if (a.writes_row_amax) p.bytes_written = times(p.rows, (int64_t)sizeof(float));
     if (a.relayout) {
         p.bytes_read = scale_bytes(a.from, a.rows, a.cols);

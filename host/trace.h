@@ -24,6 +24,7 @@ typedef struct nib_trace_args {
     int32_t           passes;          /* over what it reads; 0 is 1 */
     int32_t           writes_row_amax;
     const nib_format *format;          /* where no matrix tells */
+    int32_t           given;           /* reads the block scales of packs */
     int32_t           scales;          /* reads the block scales of reads, which lie as from says */
     int32_t           relayout;        /* scales of rows x cols, from a layout to another */
     nib_scale_layout  from, to;

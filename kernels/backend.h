@@ -45,6 +45,8 @@ typedef struct nib_quantize_request {
     const float     *tensor_amax; /* NULL: dst->tensor_scale is an input */
     const uint64_t  *random;
     int32_t          scale_rows; /* 16, or, for scales of each row, 0 or 1 */
+    int32_t          given;      /* of quantize alone: dst->scales are an input. scale_rows is then
+                                    1 and scale_choice only that of a tensor scale */
 } nib_quantize_request;
 
 typedef struct nib_fake_request {

@@ -60,8 +60,8 @@ def moved(row):
         reads_source = row.get("gradient") == "clamp" and row.get("mask") == "none"
         return row["bytes"] * (3 if reads_source else 2)
     element = ELEMENT_BITS.get((row.get("format") or "").split("-")[0])
-    if row["op"] not in ("quantize", "quantize_amax", "quantize_dynamic", "quantize_both",
-                         "dequantize") \
+    if row["op"] not in ("quantize", "quantize_amax", "quantize_dynamic", "quantize_given",
+                         "quantize_both", "dequantize") \
             or not element or row.get("dtype") not in DTYPE_BYTES or not row.get("block"):
         return None
     shape = row["shape"]

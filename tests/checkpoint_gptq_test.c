@@ -297,16 +297,6 @@ NIB_TEST(CheckpointGptq, PartsAreTheWhole)
 
 /* ---- stops ---- */
 
-typedef struct stopper {
-    int after, cancel;
-} stopper;
-
-static void stop(void *user, const nib_progress *state)
-{
-    stopper *s = user;
-    if (state->tensors_done >= (uint64_t)s->after) s->cancel = 1;
-}
-
 NIB_TEST(CheckpointGptq, ResumesToTheSameBytes)
 {
     NEEDS_OPENBLAS;
@@ -314,8 +304,8 @@ NIB_TEST(CheckpointGptq, ResumesToTheSameBytes)
     nib_checkpoint_report *whole = NULL, *r = NULL;
     nib_checkpoint_options o = gptq_options(&c, NIB_EXPORT_MODELOPT, NIB_NVFP4);
     REQUIRE(run_model(&c, c.other, &o, 1, &whole) == NIB_OK, "%s", nib_last_error());
-    stopper s = { 0, 0 };
-    o.progress = stop;
+    fixture_stopper s = { 0, 0 };
+    o.progress = fixture_stop;
     o.user = &s;
     o.cancel = &s.cancel;
     o.resume = 1;

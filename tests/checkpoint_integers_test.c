@@ -318,19 +318,9 @@ NIB_TEST(CheckpointIntegers, PartsAreTheWhole)
     temp_dir_remove(&dir);
 }
 
-typedef struct stopper {
-    int after, cancel;
-} stopper;
-
-static void stop(void *user, const nib_progress *state)
-{
-    stopper *s = user;
-    if (state->tensors_done >= (uint64_t)s->after) s->cancel = 1;
-}
-
 NIB_TEST(CheckpointIntegers, ResumesToTheSameBytesAndFigures)
 {
-    stopper s = { 0, 0 };
+    fixture_stopper s = { 0, 0 };
     nib_checkpoint_report *whole = NULL, *r = NULL;
     begin();
     REQUIRE(fixture_folder(src, fixture_llama(NIB_TT_BF16), FIXTURE_LLAMA, 1), "%s", src);
@@ -338,7 +328,7 @@ NIB_TEST(CheckpointIntegers, ResumesToTheSameBytesAndFigures)
                                                format_of("int8-b64-asym"));
     REQUIRE(nib_checkpoint_quantize(fixture_exec(1), src, other, &o, &whole) == NIB_OK, "%s",
             nib_last_error());
-    o.progress = stop;
+    o.progress = fixture_stop;
     o.user = &s;
     o.cancel = &s.cancel;
     o.resume = 1;

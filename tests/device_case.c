@@ -280,9 +280,20 @@ void case_check(const setting *s, const void *x, int few)
 
 void case_check_random(const setting *s, int only_tame, int few)
 {
+    void *x = case_source(s, only_tame);
+    case_check(s, x, few);
+    free(x);
+}
+
+int case_is_few(const runner *r, int i, const setting *s)
+{
+    return runner_is_cuda(r) ? format_has_name(s->format) : i == 0 || i == 4 || i == 6;
+}
+
+void *case_source(const setting *s, int only_tame)
+{
     const int64_t n = s->rows * (s->cols + s->ld_extra);
     void *x = malloc((size_t)n * 4 + 4);
     fill_matrix(s->dtype, x, n, only_tame);
-    case_check(s, x, few);
-    free(x);
+    return x;
 }

@@ -58,6 +58,12 @@ void case_check(const setting *s, const void *x, int few);
 /* case_check of random elements. */
 void case_check_random(const setting *s, int only_tame, int few);
 
+/* Whether runner i of a list is one of few: one of each instruction set, and CUDA. */
+int case_is_few(const runner *r, int i, const setting *s);
+
+/* Random elements for a setting, malloc's. */
+void *case_source(const setting *s, int only_tame);
+
 /* The named formats, then four without names, which a GPU does not take. */
 enum { NAMED_FORMATS = 14, FORMATS = 18 };
 extern const nib_format case_formats[FORMATS];

@@ -196,6 +196,7 @@ NIB_TEST(OnDeviceGraph, WantsToBePrepared)
     UNPREPARED(nib_amax(&exec, &m, w.amax.at, NULL));
     UNPREPARED(nib_amax_rows(&exec, &m, w.amax_rows.at));
     UNPREPARED(nib_quantize(&exec, &m, NULL, &p));
+    UNPREPARED(nib_quantize_given(&exec, &m, NULL, &p));
     UNPREPARED(nib_dequantize(&exec, &p, &out));
     UNPREPARED(nib_relayout_scales(&exec, ROWS, 21, NIB_SCALES_LINEAR, w.scales.at,
                                    NIB_SCALES_LINEAR, w.linear.at));

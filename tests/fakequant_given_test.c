@@ -267,20 +267,6 @@ static void expect_reference(const call *c, const made *got, const float *values
     free(right), free(mask), free(gradient);
 }
 
-/* One of each instruction set, and CUDA. */
-static int is_asked(const runner *r, int i, const setting *s)
-{
-    return runner_is_cuda(r) ? format_has_name(s->format) : i == 0 || i == 4 || i == 6;
-}
-
-static void *source_of(const setting *s, int only_tame)
-{
-    const int64_t n = s->rows * (s->cols + s->ld_extra);
-    void *x = malloc((size_t)n * 4 + 4);
-    fill_matrix(s->dtype, x, n, only_tame);
-    return x;
-}
-
 /* What nib_quantize writes in linear layout, and its tensor scale and amax. */
 static outcome quantized(const setting *s, const void *x)
 {
@@ -297,10 +283,10 @@ static void check_quantized(const setting *s, int only_tame, int turn)
 {
     const runner *list;
     const int n = runners_open(&list);
-    void *x = source_of(s, only_tame);
+    void *x = case_source(s, only_tame);
     outcome o = quantized(s, x);
     for (int i = 0; i < n && !nib_test_failed(); i++) {
-        if (!is_asked(&list[i], i, s)) continue;
+        if (!case_is_few(&list[i], i, s)) continue;
         call c = { .r = &list[i], .s = s, .x = x, .tensor = s->tensor_scale,
                    .amax = s->tensor_scale == 0 ? &o.amax : NULL, .to = (nib_dtype)(turn % 3) };
         made without = call_make(&c);
@@ -380,7 +366,7 @@ static void check_any(const setting *s, int only_tame, int turn)
     const runner *list;
     const int n = runners_open(&list);
     const size_t count = (size_t)(s->rows * s->cols);
-    void *x = source_of(s, only_tame);
+    void *x = case_source(s, only_tame);
     outcome o = quantized(s, x);
     float *values = malloc((count + 1) * sizeof *values);
     uint8_t *passes = malloc(count + 1);
@@ -388,7 +374,7 @@ static void check_any(const setting *s, int only_tame, int turn)
     fill_scales(s, &o, scales);
     reference(s, x, scales, o.tensor_scale, values, passes);
     for (int i = 0; i < n && !nib_test_failed(); i++) {
-        if (!is_asked(&list[i], i, s)) continue;
+        if (!case_is_few(&list[i], i, s)) continue;
         call c = { .r = &list[i], .s = s, .x = x, .scales = scales, .tensor = o.tensor_scale };
         for (int d = 0; d < 4; d++) {
             c.in_place = d == 3;

@@ -25,6 +25,8 @@ half_sum_of_own_first  quantize_search.cuh quantize_kinds_cuda.cu forward OnDevi
     s/__shfl_sync\(~0u, p\[i\], 0, 2\)/__shfl_sync(~0u, p[i], 1, 2)/
 tile_of_eight_rows     quantize_e2m1.cuh  quantize_kinds_cuda.cu forward OnDeviceScaleRows*
     s/other < 32; other/other < 16; other/
+given_nan_is_a_scale   quantize_e2m1.cuh  quantize_kinds_cuda.cu forward OnDeviceQuantizeGiven*
+    s/if \(is_given\) ordinary = .*/(void)0;/
 columns_exchanged      quantize_both_cuda.cu -              forward OnDeviceBoth*
     s/c \? 0x7632 : 0x5410/c ? 0x5410 : 0x7632/
 chunk_of_another_row   quantize_both_cuda.cu -              forward OnDeviceBoth*

@@ -111,6 +111,10 @@ NIB_TEST(Log, EachCallBecomesALineThatRepeatsIt)
     expect_repeats(log, "quantize", "--scale-rows 16 --layout linear");
     expect_repeats(log, "quantize_both", "--scale-rows 16 --layout linear");
     free(log);
+    log = log_of("quantize_given --profile --no-verify --isa portable --rows 6 --cols 64"
+                 " --threads 2 --format mxfp4 --layout swizzled", "bench");
+    expect_repeats(log, "quantize_given", "--layout swizzled --rows 6 --cols 64");
+    free(log);
 }
 
 NIB_TEST(Log, ProductsBecomeLinesThatRepeatThem)

@@ -266,3 +266,9 @@ const fixture_tensor *fixture_find(const fixture_tensor *t, size_t n, const char
         if (!strcmp(t[i].name, name)) return &t[i];
     return NULL;
 }
+
+void fixture_stop(void *stopper, const nib_progress *state)
+{
+    fixture_stopper *const s = stopper;
+    if (state->tensors_done >= (uint64_t)s->after) s->cancel = 1;
+}

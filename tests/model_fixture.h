@@ -73,6 +73,12 @@ int fixture_leftovers(const char *path);
 
 json_t *fixture_json(const char *folder, const char *name);
 
+/* Options' progress and user: cancel becomes 1 when so many tensors are done. */
+typedef struct fixture_stopper {
+    int after, cancel;
+} fixture_stopper;
+void fixture_stop(void *stopper, const nib_progress *state);
+
 /* 1 if the last error's text has this part. */
 int fixture_error_has(const char *part);
 

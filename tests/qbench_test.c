@@ -69,10 +69,10 @@ NIB_TEST(Qbench, EveryOperationIsVerified)
     for (int i = 0; i < 5; i++) {
         char line[512];
         snprintf(line, sizeof line, "quantize dequantize amax amax_rows quantize_amax "
-                 "quantize_dynamic relayout quantize_stats fake_quantize fake_quantize_given "
-                 "fake_quantize_backward fake_quantize_steps fake_quantize_steps_rows "
-                 "fake_quantize_steps_given fake_quantize_steps_backward quantize_steps "
-                 "dequantize_steps memcpy fill %s--mask none,bits "
+                 "quantize_dynamic quantize_given relayout quantize_stats fake_quantize "
+                 "fake_quantize_given fake_quantize_backward fake_quantize_steps "
+                 "fake_quantize_steps_rows fake_quantize_steps_given fake_quantize_steps_backward "
+                 "quantize_steps dequantize_steps memcpy fill %s--mask none,bits "
                  "--rows 33 --cols 100 --cache hot %s" QUICK,
                  strstr(axes[i], "--batch") ? "" : "quantize_both ", axes[i]);
         result r = run(line);
@@ -139,16 +139,17 @@ NIB_TEST(Qbench, ProductsOfOtherLibrariesHaveTheirOwnAxes)
 NIB_TEST(Qbench, AWrongResultIsSeen)
 {
     result r = run("quantize dequantize amax amax_rows quantize_amax quantize_dynamic"
-                   " quantize_stats memcpy fill fake_quantize_steps fake_quantize_steps_backward"
+                   " quantize_given quantize_stats memcpy fill fake_quantize_steps"
+                   " fake_quantize_steps_backward"
                    " --rows 8 --cols 100 --dtype f32,bf16 --cache hot"
                    " --inject-fault" QUICK);
     EXPECT(r.status == 1, "status %d", r.status);
-    EXPECT(json_array_size(r.rows) == 22, "%zu rows", json_array_size(r.rows));
+    EXPECT(json_array_size(r.rows) == 24, "%zu rows", json_array_size(r.rows));
     for (size_t i = 0; i < json_array_size(r.rows); i++)
         EXPECT(json_is_false(json_object_get(row_of(&r, i), "verified"))
                    && number_of(row_of(&r, i), "max_err") > 0, "%s",
                text_of(row_of(&r, i), "command"));
-    EXPECT(strstr(r.err, "22 of 22 rows are wrong"), "%s", r.err);
+    EXPECT(strstr(r.err, "24 of 24 rows are wrong"), "%s", r.err);
     result_free(&r);
     r = run("quantize --rows 8 --cols 100 --cache hot --inject-fault --no-verify" QUICK);
     EXPECT(r.status == 0 && json_is_null(json_object_get(row_of(&r, 0), "verified")),
@@ -180,10 +181,10 @@ NIB_TEST(Qbench, TheSameEntriesRunOnAGpu)
     before = before ? strdup(before) : NULL;
     setenv("NIBBLE_CUDA_LIBRARY", library, 1);
     result r = run("quantize quantize_amax quantize_dynamic dequantize amax amax_rows relayout"
-                   " memcpy read fill quantize_both"
+                   " memcpy read fill quantize_both quantize_given"
                    " --backend cuda --rows 6 --cols 80 --cache hot --max-runs 10"
                    " --launch graph,stream" QUICK);
-    EXPECT(r.status == 0 && json_array_size(r.rows) == 22, "status %d: %s", r.status, r.err);
+    EXPECT(r.status == 0 && json_array_size(r.rows) == 24, "status %d: %s", r.status, r.err);
     for (size_t i = 0; i < json_array_size(r.rows); i++) {
         const json_t *row = row_of(&r, i), *verified = json_object_get(row, "verified");
         const int is_read = !strcmp(text_of(row, "op"), "read"); /* writes nothing */
@@ -211,8 +212,8 @@ NIB_TEST(Qbench, WrongUsageNamesTheChoices)
         int         status;
         const char *piece;
     } rows[] = {
-        { "", 2, "quantize, quantize_amax, quantize_dynamic, quantize_both, dequantize" },
-        { "quantise", 2, "quantize, quantize_amax, quantize_dynamic, quantize_both, dequantize" },
+        { "", 2, "quantize, quantize_amax, quantize_dynamic, quantize_given, quantize_both" },
+        { "quantise", 2, "quantize_dynamic, quantize_given, quantize_both, dequantize" },
         { "quantize --isa sse", 2, "auto, portable, avx2" },
         { "quantize --backend gpu", 2, "auto, cpu, cuda" },
         { "quantize --dtype f64", 2, "f32, f16, bf16" },

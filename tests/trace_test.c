@@ -8,7 +8,6 @@
 NIB_TEST(Trace, NeedsHeaders) { SKIP("built without NVTX's headers: no call is traced"); }
 
 #else
-
 #include <ctype.h>
 #include <dlfcn.h>
 #include <pthread.h>
@@ -104,6 +103,10 @@ static nib_status quantize(request *r)
 {
     return nib_quantize(&r->exec, &r->matrix, NULL, &r->packed);
 }
+static nib_status given(request *r)
+{
+    return nib_quantize_given(&r->exec, &r->matrix, NULL, &r->packed);
+}
 static nib_status dequantize(request *r)
 {
     return nib_dequantize(&r->exec, &r->packed, &r->matrix);
@@ -139,9 +142,8 @@ static nib_status quantize_dynamic(request *r)
 static nib_status quantize_both(request *r)
 {
     nib_packed turned = r->packed;
-    turned.rows = COLS, turned.cols = ROWS;
-    turned.codes = r->turned, turned.scales = r->turned_scales;
-    turned.ld_codes_bytes = nib_codes_row_bytes(turned.format, ROWS);
+    turned.rows = COLS, turned.cols = ROWS, turned.codes = r->turned;
+    turned.scales = r->turned_scales, turned.ld_codes_bytes = nib_codes_row_bytes(NIB_NVFP4, ROWS);
     return nib_quantize_both(&r->exec, &r->matrix, NULL, &r->packed, &turned);
 }
 static nib_status quantize_stats(request *r)
@@ -151,7 +153,7 @@ static nib_status quantize_stats(request *r)
 
 enum {
     PLAIN = ROWS * COLS * 4,
-    PACKED = ROWS * (CODES + SCALES),
+    PACKED = ROWS * (CODES + SCALES), GIVEN = ROWS * SCALES,
     NONE = 255 /* of dtype */
 };
 
@@ -163,6 +165,7 @@ static const struct function {
     int64_t     dtype, rows, cols, count, bytes_read, bytes_written;
 } functions[] = {
     { "nib_quantize", quantize, "nvfp4", NIB_F32, ROWS, COLS, 1, PLAIN, PACKED },
+    { "nib_quantize_given", given, "nvfp4", NIB_F32, ROWS, COLS, 1, PLAIN + GIVEN, PACKED - GIVEN },
     { "nib_dequantize", dequantize, "nvfp4", NIB_F32, ROWS, COLS, 1, PACKED, PLAIN },
     { "nib_amax", amax, "", NIB_F32, ROWS, COLS, 1, PLAIN, 0 },
     { "nib_amax_rows", amax_rows, "", NIB_F32, ROWS, COLS, 1, PLAIN, ROWS * 4 },

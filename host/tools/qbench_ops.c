@@ -136,6 +136,43 @@ static const nib_qb_op quantize_dynamic = {
     .run = dynamic_run, .distance = dynamic_distance,
 };
 
+/* ---- quantize by given scales ---- */
+
+static nib_status given_layout(const nib_qb_case *c, nib_qb_part *part)
+{
+    if (quantize_layout(c, part) != NIB_OK) return NIB_ERR_SHAPE;
+    part[NIB_QB_SCALES].role = NIB_QB_WEIGHT;
+    return NIB_OK;
+}
+
+/* The scales that quantizing the source gives. */
+static nib_status given_fill(const nib_qb_call *call)
+{
+    nib_status status = nib_qb_quantize_fill(call);
+    if (status == NIB_OK) status = quantize_run(call);
+    const nib_packed dst = nib_qb_packed_of(call);
+    memset(dst.codes, 0xa5, (size_t)(dst.rows * dst.ld_codes_bytes));
+    return status;
+}
+
+static nib_status given_run(const nib_qb_call *call)
+{
+    nib_rules rules;
+    nib_quantize_options options;
+    const nib_status status = nib_qb_quantize_options(call, &rules, &options);
+    const nib_matrix src = nib_qb_matrix_of(call);
+    const nib_packed dst = nib_qb_packed_of(call);
+    return status == NIB_OK ? nib_quantize_given(call->exec, &src, &options, &dst) : status;
+}
+
+static const nib_qb_op quantize_given = {
+    .name = "quantize_given", .help = "matrix to codes by given block scales; source bytes",
+    .axes = QUANTIZE_AXES & ~(NIB_QB_AXIS(BATCH) | NIB_QB_AXIS(SCALE_ROWS)),
+    .limit = &nib_qb_limit_read, .baseline = { &nib_qb_baseline_copy },
+    .bytes = nib_qb_matrix_bytes, .layout = given_layout, .fill = given_fill, .run = given_run,
+    .distance = nib_qb_packed_distance,
+};
+
 /* ---- dequantize ---- */
 
 static nib_status dequantize_layout(const nib_qb_case *c, nib_qb_part *part)
@@ -316,10 +353,10 @@ static const nib_qb_op quantize_stats = {
 };
 
 const nib_qb_op *const nib_qb_ops[] = {
-    &quantize, &quantize_amax, &quantize_dynamic, &nib_qb_quantize_both, &dequantize, &amax,
-    &amax_rows, &relayout, &quantize_stats, &nib_qb_quantize_rmsnorm, &nib_qb_quantize_hadamard,
-    &nib_qb_quantize_hadamard128, &nib_qb_quantize_silu, &nib_qb_transform_apply,
-    &nib_qb_quantize_grouped, &nib_qb_amax_grouped,
+    &quantize, &quantize_amax, &quantize_dynamic, &quantize_given, &nib_qb_quantize_both,
+    &dequantize, &amax, &amax_rows, &relayout, &quantize_stats,
+    &nib_qb_quantize_rmsnorm, &nib_qb_quantize_hadamard, &nib_qb_quantize_hadamard128,
+    &nib_qb_quantize_silu, &nib_qb_transform_apply, &nib_qb_quantize_grouped, &nib_qb_amax_grouped,
     &nib_qb_fake_quantize, &nib_qb_fake_quantize_given, &nib_qb_fake_quantize_backward,
     &nib_qb_steps, &nib_qb_steps_rows, &nib_qb_steps_given, &nib_qb_steps_backward,
     &nib_qb_step_codes, &nib_qb_step_values,

@@ -93,6 +93,28 @@ typedef struct nib_quantize_options {
 nib_status nib_quantize(const nib_exec *exec, const nib_matrix *src,
                         const nib_quantize_options *options, const nib_packed *dst);
 
+/* dst's codes = quantize(src) by the block scales that dst holds: static ones, of a calibration or
+ * of a training that froze them.
+ *
+ *   src      rows x cols as dst
+ *   options  as for nib_quantize, but see below
+ *   dst      in: all but the codes, the scales too, and *tensor_scale unless tensor_amax is given
+ *            out: codes, *tensor_scale if tensor_amax is given
+ *
+ * An element is rounded by its block's byte as nib_quantize rounds by the byte that it stores. So
+ * by the scales and tensor scale that nib_quantize wrote for the same src and options the codes are
+ * its own, and by any others their values are those of nib_fake_quantize by the same scales.
+ *
+ * Elements have no say in their scale: those that are not finite are rounded as under
+ * NIB_NONFINITE_SATURATE. Of the rules, element, ties and zero_sign are read, and tensor where
+ * there is a tensor_amax. scale_choice and scale_rows have nothing to choose, but that
+ * four-over-six makes a tensor scale of tensor_amax by its own M. The codes of a block whose byte
+ * is NaN are 0. The sign bit of an E4M3 byte is not read, and padding neither.
+ *
+ * Returns what nib_quantize returns. */
+nib_status nib_quantize_given(const nib_exec *exec, const nib_matrix *src,
+                              const nib_quantize_options *options, const nib_packed *dst);
+
 /* dst = element(code) * step, step = scale * tensor scale: two f32 products, then one rounding
  * to dst's dtype (nearest even; overflow gives Inf as IEEE 754 says). A NaN scale gives NaN;
  * any other step is finite or the overflow of its product.

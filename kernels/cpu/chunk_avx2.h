@@ -292,11 +292,11 @@ codes(int dtype, int divides, int clamps, int kind, const nib_codes_rules *rules
     measure->found = found;
 }
 
-/* Scales and factors of a chunk by the request, and how its codes are to be made. given: NULL, or
- * the scales' bytes. */
+/* Scales and factors of a chunk by the request, and how its codes are to be made. Where scales are
+ * given, out has them already. */
 static inline __attribute__((always_inline)) path
 chunk_scales(const nib_quantize_job *job, int dtype, int block, const uint8_t *x, int groups,
-             const uint8_t *given, float *factors, chunk_out *out, chunk_measure *measure)
+             float *factors, chunk_out *out, chunk_measure *measure)
 {
     const nib_block_rules *r = &job->math.rules;
     const int divide = r->e4m3_scale && r->factor != NIB_E_RECIPROCAL;
@@ -308,14 +308,14 @@ chunk_scales(const nib_quantize_job *job, int dtype, int block, const uint8_t *x
                                        : amaxes(dtype, block, 0, x, groups, amax);
     if (measure)
         measure->zeros = zeros ? nib_measure_zeros(dtype, x, groups * GROUP * block) : 0;
-    if (!given && job->choice == NIB_SC_AMAX) {
+    if (!job->given && job->choice == NIB_SC_AMAX) {
         scales_by_rules(&job->math, dtype, block, divide, amax, groups, factors, out, measure);
     } else {
         uint32_t bits[CHUNK / 16];
         memcpy(bits, amax, (size_t)groups * sizeof *amax);
-        if (given) memcpy(out->scales, given, (size_t)(groups * GROUP));
-        else nib_search_blocks(&job->math, job->choice, dtype, block, x, bits, groups * GROUP,
-                               out->scales);
+        if (!job->given)
+            nib_search_blocks(&job->math, job->choice, dtype, block, x, bits, groups * GROUP,
+                              out->scales);
         scales(&job->math, dtype, block, divide, 1, amax, groups, factors, out, measure);
     }
     /* Without a 0 among the quotients, all have the sign of their element. */
@@ -343,13 +343,40 @@ chunk(const nib_quantize_job *job, int dtype, int block, const uint8_t *x, int g
       chunk_out *out, chunk_measure *measure)
 {
     float factors[CHUNK / 16];
-    const path p = chunk_scales(job, dtype, block, x, groups, NULL, factors, out, measure);
+    const path p = chunk_scales(job, dtype, block, x, groups, factors, out, measure);
     const nib_codes_rules rules = nib_codes_rules_of(&job->math.rules);
     const int n = groups * GROUP * block;
 #define CODES(divides, clamps, kind) \
     codes(dtype, divides, clamps, kind, &rules, x, n, factors, out->codes, measure)
     SWITCH_PATH(p, CODES)
 #undef CODES
+}
+
+/* The given bytes of count blocks from block k on, a multiple of 4, others behind them. Returns
+ * which of them are NaN: nib_block_steps8 does not know. */
+static inline uint64_t given_bytes(const nib_quantize_job *job, int64_t row, int64_t k, int count,
+                                   uint8_t *bytes)
+{
+    const int e4m3 = job->math.rules.e4m3_scale;
+    uint64_t nan = 0;
+    memset(bytes, 1, CHUNK / 16);
+    if (job->given_layout == NIB_SCALES_LINEAR) {
+        memcpy(bytes, job->given + row * job->scale_cols + k, (size_t)count);
+    } else {
+        for (int i = 0; i < count; i += 4)
+            memcpy(bytes + i, job->given + nib_swizzle_128x4(row, k + i, job->scale_cols),
+                   (size_t)(count - i < 4 ? count - i : 4));
+    }
+    for (int i = 0; i < CHUNK / 16; i += 32) {
+        __m256i *const at = (__m256i *)(void *)(bytes + i);
+        const __m256i v = _mm256_and_si256(
+            _mm256_loadu_si256(at), _mm256_set1_epi8((char)nib_scale_given(e4m3, 0xff)));
+        const __m256i is_nan = _mm256_cmpeq_epi8(v,
+                                                 _mm256_set1_epi8((char)nib_scale_nan_byte(e4m3)));
+        _mm256_storeu_si256(at, v);
+        nan |= (uint64_t)(uint32_t)_mm256_movemask_epi8(is_nan) << i;
+    }
+    return nan;
 }
 
 /* count scales from block k (a multiple of 4) on. */
@@ -381,6 +408,8 @@ static inline void chunk_at(chunk_function function, const nib_quantize_job *job
     const uint8_t *x = (const uint8_t *)job->src->data + (row * job->src->ld_elems + col) * size;
     uint8_t *to = job->dst->codes + row * job->dst->ld_codes_bytes + col / 2;
 
+    const uint64_t nan = job->given ? given_bytes(job, row, k, (int)blocks, out->scales) : 0;
+
     if (n == whole) {
         out->codes = to;
         function(job, x, (int)groups, out, measure);
@@ -393,7 +422,8 @@ static inline void chunk_at(chunk_function function, const nib_quantize_job *job
         memcpy(to, packed, (size_t)((n + 1) / 2));
         if (n % 2) to[n / 2] &= 15;
     }
-    store_scales(job, row, k, out->scales, blocks);
+    out->again |= nan;
+    if (!job->given) store_scales(job, row, k, out->scales, blocks);
     for (uint64_t again = out->again; again; again &= again - 1) {
         const int64_t b = __builtin_ctzll(again);
         if (b < blocks) nib_quantize_span_any_avx2(job, row, k + b, k + b + 1);

@@ -88,8 +88,8 @@ fake_chunk(const nib_fake_job *job, int dtype, int block, const uint8_t *x, int 
 {
     float factors[CHUNK / 16], steps[CHUNK / 16];
     chunk_out scales;
-    const path p = chunk_scales(&job->quantize, dtype, block, x, groups, given, factors,
-                                &scales, NULL);
+    if (given) memcpy(scales.scales, given, (size_t)(groups * GROUP));
+    const path p = chunk_scales(&job->quantize, dtype, block, x, groups, factors, &scales, NULL);
     const nib_codes_rules rules = nib_codes_rules_of(&job->quantize.math.rules);
     const int n = groups * GROUP * block;
     chunk_steps(job, block, groups, &scales, steps);
@@ -116,34 +116,6 @@ FAKE_FUNCTION(fake_f16_32, NIB_DT_F16, 32)
 FAKE_FUNCTION(fake_bf16_16, NIB_DT_BF16, 16)
 FAKE_FUNCTION(fake_bf16_32, NIB_DT_BF16, 32)
 
-/* The bytes of count blocks from block k on, a multiple of 4, with others behind them. Returns
- * which of them are NaN: nib_block_steps8 does not know. */
-static uint64_t given_bytes(const nib_fake_job *job, int64_t row, int64_t k, int count,
-                            uint8_t *bytes)
-{
-    const int e4m3 = job->quantize.math.rules.e4m3_scale;
-    const int64_t scale_cols = job->quantize.scale_cols;
-    uint64_t nan = 0;
-    memset(bytes, 1, CHUNK / 16);
-    if (job->scale_layout == NIB_SCALES_LINEAR) {
-        memcpy(bytes, job->scales + row * scale_cols + k, (size_t)count);
-    } else {
-        for (int i = 0; i < count; i += 4)
-            memcpy(bytes + i, job->scales + nib_swizzle_128x4(row, k + i, scale_cols),
-                   (size_t)(count - i < 4 ? count - i : 4));
-    }
-    for (int i = 0; i < CHUNK / 16; i += 32) {
-        __m256i *const at = (__m256i *)(void *)(bytes + i);
-        const __m256i v = _mm256_and_si256(
-            _mm256_loadu_si256(at), _mm256_set1_epi8((char)nib_scale_given(e4m3, 0xff)));
-        const __m256i is_nan = _mm256_cmpeq_epi8(v,
-                                                 _mm256_set1_epi8((char)nib_scale_nan_byte(e4m3)));
-        _mm256_storeu_si256(at, v);
-        nan |= (uint64_t)(uint32_t)_mm256_movemask_epi8(is_nan) << i;
-    }
-    return nan;
-}
-
 /* n elements from column col on, at most a chunk, which begins at a multiple of one. */
 static void fake_chunk_at(const nib_fake_job *job, fake_function function, int64_t row,
                           int64_t col, int n, int stream)
@@ -155,13 +127,14 @@ static void fake_chunk_at(const nib_fake_job *job, fake_function function, int64
     const uint8_t *x = nib_matrix_at(job->src, row, col);
     uint8_t saved[CHUNK * 4], padded_values[CHUNK * 4], padded_mask[CHUNK / 8];
     uint8_t bytes[CHUNK / 16];
-    const uint8_t *given = job->scales ? bytes : NULL;
+    const uint8_t *given = job->quantize.given ? bytes : NULL;
     uint64_t again = 0;
     fake_out out = { nib_matrix_at(job->dst, row, col),
                      job->mask ? job->mask + row * job->ld_mask + col / 8 : NULL,
                      (int)job->dst->dtype, stream };
 
-    if (given) again = given_bytes(job, row, col / block, (n + block - 1) / block, bytes);
+    if (given)
+        again = given_bytes(&job->quantize, row, col / block, (n + block - 1) / block, bytes);
     if (n == whole) {
         function(job, x, groups, given, &out, job->in_place ? saved : NULL, &again);
         if (job->in_place) x = saved;

@@ -34,8 +34,7 @@ nib_status nib_fake_run(const nib_launch *launch, const nib_matrix *src,
 {
     nib_fake_job job = { .mask = request->mask, .ld_mask = request->ld_mask_bytes,
                          .src = src, .dst = dst, .grad_out = grad_out,
-                         .gradient = request->gradient, .scales = request->scales,
-                         .scale_layout = request->scale_layout };
+                         .gradient = request->gradient };
     /* quantize reads a tensor scale through this, or writes the one that follows from amax. */
     float tensor_scale = request->tensor_scale ? *request->tensor_scale : 1.0f;
     job.shape = (nib_packed){
@@ -43,7 +42,9 @@ nib_status nib_fake_run(const nib_launch *launch, const nib_matrix *src,
         .tensor_scale = nib_part_has_tensor_scale(request->format) ? &tensor_scale : NULL,
     };
     nib_quantize_job_of(src ? src : dst, &request->quantize, &job.shape, &job.quantize);
-    if (job.scales) job.quantize.choice = NIB_SC_AMAX; /* there is none: the rules may be plain */
+    job.quantize.given = request->scales;
+    job.quantize.given_layout = request->scale_layout;
+    if (request->scales) job.quantize.choice = NIB_SC_AMAX; /* the rules may be plain */
     job.decode = nib_packed_decode(&job.shape);
     job.in_place = src && src->data == dst->data;
     for (uint32_t c = 0; c < 1u << job.quantize.bits; c++)

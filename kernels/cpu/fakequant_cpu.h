@@ -12,8 +12,6 @@ typedef struct nib_fake_job {
     int                     in_place;
     int64_t                 ld_mask;
     uint8_t                *mask;        /* or NULL; the backward pass reads it */
-    const uint8_t          *scales;      /* given, or NULL */
-    nib_scale_layout        scale_layout;
     const nib_matrix       *src, *dst;   /* dst: or grad_in */
     const nib_matrix       *grad_out;    /* backward only, where src may be NULL */
     nib_fake_gradient       gradient;

@@ -17,24 +17,6 @@ static inline void store_mask(const float *x, int n, float limit, uint8_t *mask)
     }
 }
 
-/* The byte of the block that begins at column col. */
-static inline uint32_t given_byte(const nib_fake_job *job, int64_t row, int64_t col)
-{
-    const nib_block_rules *r = &job->quantize.math.rules;
-    const int64_t i = nib_scale_index(job->scale_layout, row, col / r->block,
-                                      job->quantize.scale_cols);
-    return nib_scale_given(r->e4m3_scale, job->scales[i]);
-}
-
-static inline block_scale given_scale(const nib_fake_job *job, int64_t row, int64_t col,
-                                      const float *x, int n)
-{
-    block_scale s = { .byte = given_byte(job, row, col) };
-    (void)block_amax(x, n, &s.special);
-    s.is_nan = s.byte == nib_scale_nan_byte(job->quantize.math.rules.e4m3_scale);
-    return s;
-}
-
 /* One block, n elements at from, whose first is element col of its row. All of it is read before
  * any of it is written. math is a copy whose fields the compiler may know. shared: NULL, or the
  * block's scale. */
@@ -50,7 +32,7 @@ fake_block(const nib_fake_job *job, const nib_tensor_math *math, int plain,
     load_block((int)job->src->dtype, from, n, x);
     const uint64_t first = (uint64_t)row * (uint64_t)job->shape.cols + (uint64_t)col;
     const block_scale scale = shared ? *shared
-                            : job->scales ? given_scale(job, row, col, x, n)
+                            : q->given ? given_scale(q, row, col / math->rules.block, x, n)
                             : scale_of_block(math, plain ? NIB_SC_AMAX : q->choice, x, n);
     codes_of_block(q, math, plain, scale, first, x, n, codes);
     const float step = nib_block_step(math->rules.e4m3_scale, scale.byte, job->decode);
@@ -135,8 +117,8 @@ static inline void passes_of_block(const nib_fake_job *job, const block_scale *s
     }
     load_block((int)job->src->dtype, nib_matrix_at(job->src, row, col), n, x);
     const uint32_t byte = shared ? shared->byte
-                        : job->scales ? given_byte(job, row, col)
-                                      : scale_of_block(&q->math, q->choice, x, n).byte;
+                        : q->given ? nib_given_byte(q, row, col / q->math.rules.block)
+                                   : scale_of_block(&q->math, q->choice, x, n).byte;
     const float step = nib_block_step(q->math.rules.e4m3_scale, byte, job->decode);
     const float limit = nib_block_limit(q->math.rules.element, step);
     for (int i = 0; i < n; i++) passes[i] = (uint8_t)!nib_is_clamped(x[i], limit);

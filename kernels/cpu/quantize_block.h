@@ -92,6 +92,16 @@ scale_of_block(const nib_tensor_math *math, int choice, const float *x, int n)
     return scale_of_amax(math, choice, x, n, bits, special);
 }
 
+/* Of block k, whose byte is given. */
+static inline block_scale given_scale(const nib_quantize_job *job, int64_t row, int64_t k,
+                                      const float *x, int n)
+{
+    block_scale s = { .byte = nib_given_byte(job, row, k) };
+    (void)block_amax(x, n, &s.special);
+    s.is_nan = s.byte == nib_scale_nan_byte(job->math.rules.e4m3_scale);
+    return s;
+}
+
 /* The scale of rows of blocks of n elements of dtype, ld bytes apart. */
 static inline block_scale scale_of_tile(const nib_tensor_math *math, int dtype, const void *from,
                                         int64_t ld, int rows, int n)
@@ -147,7 +157,7 @@ store_block(const nib_quantize_job *job, const nib_tensor_math *math, int plain,
     for (int i = n; i < (n + 3) / 4 * 4; i++) codes[i] = 0;
     uint8_t *out = job->dst->codes + row * job->dst->ld_codes_bytes + col / 8 * bits;
     nib_pack_codes(bits, job->dst->code_order == NIB_CODES_GGUF_HALVES, codes, n, out);
-    nib_quantize_store_scale(job, row, k, scale.byte);
+    if (!job->given) nib_quantize_store_scale(job, row, k, scale.byte);
 }
 
 /* Number of the named formats' element and scale type if the request is plain, else -1. */

@@ -24,13 +24,15 @@ void nib_quantize_job_of(const nib_matrix *src, const nib_quantize_request *requ
     }
     *job = (nib_quantize_job){
         .math = nib_tensor_math_of(&rules, scales),
-        .choice = (int)request->scale_choice,
+        .choice = request->given ? NIB_SC_AMAX : (int)request->scale_choice,
         .stochastic = request->rounding == NIB_ROUND_STOCHASTIC,
         .scale_rows = request->scale_rows > 1 ? request->scale_rows : 1,
         .bits = nib_part_bits(dst->format),
         .scale_cols = nib_ceil_div(dst->cols, rules.block),
         .seed = request->random ? request->random[0] : 0,
         .offset = request->random ? request->random[1] : 0,
+        .given = request->given ? dst->scales : NULL,
+        .given_layout = dst->scale_layout,
         .src = src,
         .dst = dst,
     };
@@ -38,7 +40,7 @@ void nib_quantize_job_of(const nib_matrix *src, const nib_quantize_request *requ
 
 void nib_quantize_padding(const nib_launch *launch, const nib_quantize_job *job)
 {
-    if (job->dst->scale_layout == NIB_SCALES_SWIZZLED_128X4)
+    if (job->dst->scale_layout == NIB_SCALES_SWIZZLED_128X4 && !job->given)
         nib_zero_scale_padding(job->dst->rows, job->scale_cols, job->dst->scales, launch->threads);
 }
 

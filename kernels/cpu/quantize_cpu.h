@@ -17,6 +17,8 @@ typedef struct nib_quantize_job {
     int               bits;       /* of a code */
     int64_t           scale_cols; /* scales of a row */
     uint64_t          seed, offset;
+    const uint8_t    *given;      /* scales, or NULL; choice is then NIB_SC_AMAX */
+    nib_scale_layout  given_layout;
     const nib_matrix *src;
     const nib_packed *dst;
 } nib_quantize_job;
@@ -54,6 +56,13 @@ nib_status nib_quantize_both_run(const nib_launch *launch, const nib_matrix *src
 
 /* Writes the padding of swizzled scales. */
 void nib_zero_scale_padding(int64_t rows, int64_t scale_cols, uint8_t *scales, int32_t threads);
+
+/* The byte of block k, of scales that are given. */
+static inline uint32_t nib_given_byte(const nib_quantize_job *job, int64_t row, int64_t k)
+{
+    const int64_t i = nib_scale_index(job->given_layout, row, k, job->scale_cols);
+    return nib_scale_given(job->math.rules.e4m3_scale, job->given[i]);
+}
 
 static inline void nib_quantize_store_scale(const nib_quantize_job *job, int64_t row, int64_t k,
                                             uint32_t byte)

@@ -18,6 +18,7 @@ quantize_block(const nib_quantize_job *job, const nib_tensor_math *math, int pla
     float x[NIB_MAX_BLOCK];
     load_block((int)job->src->dtype, (const uint8_t *)job->src->data + at * size, n, x);
     const block_scale scale = shared ? *shared
+                            : job->given ? given_scale(job, row, k, x, n)
                             : scale_of_block(math, plain ? NIB_SC_AMAX : job->choice, x, n);
     store_block(job, math, plain, scale, row, k, x, n);
 }

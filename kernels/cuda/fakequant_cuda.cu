@@ -142,7 +142,7 @@ fake_given(const __grid_constant__ FakeJob job)
     for (unsigned tile = blockIdx.y; tile < job.row_tiles; tile += gridDim.y) {
         const int64_t row = (int64_t)tile * blockDim.y + threadIdx.y;
         if (row < job.rows) {
-            fake_row<PLAIN_ANY, gradient>(job, math, given_block(job, math, row, k), row, 0);
+            fake_row<PLAIN_ANY, gradient>(job, math, given_block(job, math, 0, row, k), row, 0);
         }
     }
 }

@@ -72,16 +72,6 @@ __device__ __forceinline__ void fake_row(const FakeJob &job, const nib_tensor_ma
     }
 }
 
-/* Block k of a row by the scale that it was given. */
-__device__ __forceinline__ ScaledBlock given_block(const FakeJob &job, const nib_tensor_math &math,
-                                                   int64_t row, int64_t k)
-{
-    ScaledBlock block = block_at(job, math, 0, row, k);
-    block.byte = nib_scale_given(math.rules.e4m3_scale, job.scales[scale_index(job, row, k)]);
-    block.is_nan = block.byte == nib_scale_nan_byte(math.rules.e4m3_scale);
-    return block;
-}
-
 /* Block k of so many rows from row on. math, plain: as for quantize_block. */
 template <Plain plain, bool gradient>
 __device__ __forceinline__ void fake_block(const FakeJob &job, const nib_tensor_math &math,

@@ -21,7 +21,8 @@ quantize_any(const __grid_constant__ QuantizeJob job)
             const int     rows = k < job.scale_cols ? tile_rows(job, row) : 0;
             if (rows > 0) quantize_block<PLAIN_ANY>(job, math, z, row, rows, k, job.choice);
             for (int64_t r = row + (rows > 0 ? rows : 0);
-                 r < row + job.scale_rows && r < job.padded_rows && k < job.padded_cols; r++) {
+                 r < row + job.scale_rows && r < job.padded_rows && k < job.padded_cols
+                 && !job.given; r++) {
                 store_scale(job, z, r, k, 0);
             }
         }
@@ -69,6 +70,7 @@ QuantizeJob nib_cuda_quantize_job(const nib_batch *batch, const nib_matrix *src,
     job.swizzled = dst->scale_layout == NIB_SCALES_SWIZZLED_128X4;
     job.lane_shift = 0;
     job.scale_rows = request->scale_rows > 1 ? request->scale_rows : 1;
+    job.given = request->given;
     job.backward = request->tensor_amax != nullptr;
     job.round = nib_e8m0_round(&job.rules);
     job.codes_rules = nib_code_rules(&job.rules);
@@ -111,6 +113,7 @@ bool nib_cuda_quantize_has(const nib_launch *launch, const QuantizeJob *job)
 static int kind_of(const QuantizeJob *job)
 {
     const bool by_amax = job->choice == NIB_SC_AMAX;
+    if (job->given) return job->stochastic ? -1 : KIND_GIVEN;
     if (job->scale_rows > 1) return by_amax && !job->stochastic ? KIND_SQUARE : -1;
     if (job->stochastic) return by_amax && job->cols % 4 == 0 ? KIND_RANDOM : -1;
     switch (job->choice) {

@@ -17,8 +17,10 @@ enum Kind {
     KIND_MSE,
     KIND_FOUR_OVER_SIX_MSE,
     KIND_FOUR_OVER_SIX_MAE,
+    KIND_GIVEN,  /* scales are an input */
     KINDS
 };
+
 
 /* A block of threads with KIND_SQUARE: each warp has two units of 16 rows. */
 enum { NIB_SQUARE_WIDTH = NIB_QUANTIZE_THREADS / 16, NIB_SQUARE_HEIGHT = 16 };
@@ -27,7 +29,7 @@ constexpr int quantize_blocks_per_sm(int dtype, int way, int kind)
 {
     const int is_heavy = dtype == NIB_DT_F32 || way == WAY_DIVIDE || way == WAY_MX_ANY;
     const int divides = way == WAY_DIVIDE && (kind > KIND_MSE || dtype == NIB_DT_F32);
-    return kind == KIND_AMAX   ? NIB_QUANTIZE_PER_SM - is_heavy
+    return kind == KIND_AMAX || kind == KIND_GIVEN ? NIB_QUANTIZE_PER_SM - is_heavy
          : kind == KIND_SQUARE ? NIB_QUANTIZE_SQUARE_PER_SM
          : kind == KIND_MSE && way != WAY_MX ? NIB_QUANTIZE_MSE_PER_SM - divides
                                : NIB_QUANTIZE_SEARCH_PER_SM - divides;
@@ -76,8 +78,10 @@ quantize_e2m1(const __grid_constant__ QuantizeJob job)
     constexpr int  choice = kind == KIND_MSE ? NIB_SC_MSE
                           : kind == KIND_FOUR_OVER_SIX_MSE ? NIB_SC_46_MSE
                           : kind == KIND_FOUR_OVER_SIX_MAE ? NIB_SC_46_MAE : NIB_SC_AMAX;
-    constexpr bool is_square = kind == KIND_SQUARE, searches = kind >= KIND_MSE;
-    constexpr bool has_table = searches && has_tensor, chooses = kind > KIND_MSE;
+    constexpr bool is_square = kind == KIND_SQUARE, is_given = kind == KIND_GIVEN;
+    constexpr bool chooses = kind == KIND_FOUR_OVER_SIX_MSE || kind == KIND_FOUR_OVER_SIX_MAE;
+    constexpr bool searches = kind == KIND_MSE || chooses;
+    constexpr bool has_table = searches && has_tensor;
     const unsigned lane = threadIdx.x;
     const unsigned width = is_square ? (unsigned)NIB_SQUARE_WIDTH : blockDim.x;
     const unsigned unit = blockIdx.x * width + (is_square ? threadIdx.y * 2 + lane % 2 : lane);
@@ -119,7 +123,7 @@ quantize_e2m1(const __grid_constant__ QuantizeJob job)
             }
             const auto place_scale = [&] { /* and a zero where there is no row */
                 uint8_t *const at = scale_wr + (job.swizzled ? scale_index(job, row, 0) : 0);
-                if (row >= rows && leads && row < (unsigned)job.padded_rows
+                if (!is_given && row >= rows && leads && row < (unsigned)job.padded_rows
                     && k < (unsigned)job.padded_cols) {
                     *at = 0;
                 }
@@ -130,9 +134,11 @@ quantize_e2m1(const __grid_constant__ QuantizeJob job)
             if (!searches && row >= rows) continue;
             const float amax = Unit<dtype>::amax_value(most);
             float       factor = 0.0f, inverse = 0.0f;
-            uint32_t    byte = block_byte<way>(job, math, amax);
+            uint32_t    byte = is_given ? nib_scale_given(has_tensor, *to)
+                                        : block_byte<way>(job, math, amax);
             uint2       words;
             bool        ordinary = row < whole_rows && most < Unit<dtype>::inf;
+            if (is_given) ordinary = ordinary && byte != nib_scale_nan_byte(has_tensor);
             if constexpr (searches) {
                 const bool pair = job.lane_shift, some = ordinary && amax > 0.0f;
                 bool       exact = true;
@@ -158,13 +164,13 @@ quantize_e2m1(const __grid_constant__ QuantizeJob job)
             if (!ordinary) {
                 const int shared = is_square ? tile_rows(job, row) : 1;
                 if (leads && (!is_square || lane < 2)) {
-                    constexpr Plain plain = searches ? PLAIN_SEARCH
+                    constexpr Plain plain = searches ? PLAIN_SEARCH : is_given ? PLAIN_GIVEN
                                           : kind == KIND_RANDOM ? PLAIN_RANDOM : PLAIN_USUAL;
                     quantize_block<plain>(job, math, z, row, shared, k, choice);
                 }
                 continue;
             }
-            if (leads) *to = (uint8_t)byte;
+            if (leads && !is_given) *to = (uint8_t)byte;
             constexpr int codes = way == WAY_DIVIDE ? CODES_DIVIDED
                                 : way == WAY_MX_ANY ? CODES_ANY : CODES_PLAIN;
             if constexpr (chooses) {

@@ -17,6 +17,7 @@ struct QuantizeJob {
     nib_block_rules rules;
     int             choice, stochastic, bits, halves;
     int             swizzled, backward, aligned32;
+    int             given;                /* scales are an input */
     int             lane_shift;           /* log2 of the threads that share a block */
     int             scale_rows;           /* rows that share their blocks' scales: 1 or 16 */
     uint32_t        round;                /* nib_e8m0_round */
@@ -141,6 +142,7 @@ enum Plain {
     PLAIN_USUAL,  /* nearest rounding, the scale from amax, codes in pairs */
     PLAIN_RANDOM, /* stochastic rounding, the scale from amax, codes in pairs */
     PLAIN_SEARCH, /* nearest rounding, codes in pairs */
+    PLAIN_GIVEN,  /* nearest rounding, the scale given, codes in pairs */
     PLAIN_ANY
 };
 
@@ -248,16 +250,30 @@ __device__ __forceinline__ void quantize_row(const QuantizeJob &job, const nib_t
     if (held) *out = (uint8_t)pending;
 }
 
+/* Block k of a row by the scale that it was given. */
+__device__ __forceinline__ ScaledBlock given_block(const QuantizeJob &job,
+                                                   const nib_tensor_math &math, int64_t z,
+                                                   int64_t row, int64_t k)
+{
+    ScaledBlock block = block_at(job, math, z, row, k);
+    block.byte = nib_scale_given(math.rules.e4m3_scale,
+                                 job.scales[z * job.scales_stride + scale_index(job, row, k)]);
+    block.is_nan = block.byte == nib_scale_nan_byte(math.rules.e4m3_scale);
+    return block;
+}
+
 /* Block k of so many rows from row on, which share a scale. */
 template <Plain plain>
 __device__ __forceinline__ void quantize_block(const QuantizeJob &job, const nib_tensor_math &math,
                                                int64_t z, int64_t row, int rows, int64_t k,
                                                int choice)
 {
-    const ScaledBlock block = scaled_block<plain>(job, math, z, row, rows, k, choice);
+    const bool given = plain == PLAIN_GIVEN || (plain == PLAIN_ANY && job.given);
+    const ScaledBlock block = given ? given_block(job, math, z, row, k)
+                                    : scaled_block<plain>(job, math, z, row, rows, k, choice);
     NIB_NO_UNROLL
     for (int r = 0; r < rows; r++) {
-        store_scale(job, z, row + r, k, block.byte);
+        if (!given) store_scale(job, z, row + r, k, block.byte);
         quantize_row<plain>(job, math, block, z, row, r);
     }
 }
