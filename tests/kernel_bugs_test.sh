@@ -81,6 +81,8 @@ rotation_lanes_swapped transform_job.cuh  transform_cuda.cu forward OnDeviceTran
     s/\) != 0; \/\* has b/) == 0; \/* has b/
 sums_read_too_early    transform_job.cuh  transform_cuda.cu forward OnDeviceTransform.*
     /^    __syncthreads\(\);$/d
+norm_piece_not_reread  transform_norm.cuh transform_cuda.cu forward OnDeviceTransform.*
+    s/if \(base != last\) load_row/if (base != last \&\& base) load_row/
 nan_keeps_its_sign     quantize_unit.cuh  grouped_cuda.cu   forward OnDeviceGrouped.*
     s/0x7fff0000u : w/w \& 0xffff0000u : w/
 grouped_tile_of_8_rows quantize_unit.cuh  grouped_cuda.cu   forward OnDeviceGrouped.*

@@ -2,8 +2,8 @@
  *
  * transform_e2m1: a thread takes 16 elements of a row, in registers from the load to the codes. A
  * rotation of 16 is a thread's own, longer ones are exchanged by the lanes that have their parts.
- * RMSNorm's threads hold two such units of a row until its sum is known; rows that are longer than
- * all threads can hold are read again. transform_any: everything else, a row at a time.
+ * norm_e2m1: the same after RMSNorm, whose threads hold four such units of a row until its sum is
+ * known. transform_any: everything else, a row at a time, or rows that share scales.
  */
 #include "ops_cuda.cuh"
 #include "transform_any.cuh"
@@ -14,41 +14,25 @@
 static_assert(NIB_TR_NONE == (int)NIB_TRANSFORM_NONE && NIB_TR_RMSNORM == (int)NIB_TRANSFORM_RMSNORM
               && NIB_TR_SILU_MUL == (int)NIB_TRANSFORM_SILU_MUL, "transforms");
 
-constexpr int transform_threads(int op)
-{
-    return op == NIB_TR_RMSNORM ? NIB_TRANSFORM_ROW_THREADS : NIB_TRANSFORM_THREADS;
-}
-
-/* Blocks of an SM, so that what a thread holds fits its registers. */
-constexpr int transform_per_sm(int dtype, int op)
-{
-    const bool is_wide = dtype == NIB_DT_F32;
-    return op == NIB_TR_RMSNORM ? (is_wide ? 1 : 2) : is_wide ? 3 : 4;
-}
+constexpr int transform_per_sm(int dtype) { return dtype == NIB_DT_F32 ? 3 : 4; }
 
 /* All matrices: rows of 16-byte aligned units of 16 elements, in whole blocks; weights as well.
  * grid   job.turns tiles of blockDim.y rows, one behind the other
  * block  x: units of a row, strided; a power of two
  *
- * All threads of a block take every turn of the loops, since lanes exchange elements and sums.
- * Those without a unit of their own do another one again and store nothing; warps without any skip
- * it. */
+ * All threads of a block take every turn of the loops, since lanes exchange elements. Those without
+ * a unit of their own do another one again and store nothing; warps without any skip it. */
 template <int dtype, int op, int way>
-__global__ void __launch_bounds__(transform_threads(op), transform_per_sm(dtype, op))
+__global__ void __launch_bounds__(NIB_TRANSFORM_THREADS, transform_per_sm(dtype))
 transform_e2m1(const __grid_constant__ TransformJob job)
 {
     NIB_SHARED(TensorShared, tensor, );
     NIB_SHARED(FactorTable, factors, );
-    NIB_SHARED(RowSums, sums, );
     constexpr bool quantizes = way != WAY_APPLY, has_tensor = way == WAY_TE;
-    constexpr bool is_norm = op == NIB_TR_RMSNORM;
     constexpr bool folds = quantizes && op == NIB_TR_NONE; /* products of rotations */
-    constexpr int  held = is_norm ? 2 : 1; /* units of a thread at a time */
     nib_tensor_math math = known_math<quantizes ? way : WAY_MX, dtype>(job);
-    const unsigned step = held * blockDim.x;
     const unsigned k0 = threadIdx.x >> job.lane_shift;
     const bool     leads = (threadIdx.x & (unsigned)job.lane_shift) == 0; /* of 1 or 2 lanes */
-    const auto     is_far = [&](unsigned unit) { return (unit & ~31u) >= job.padded_units; };
     const auto     factor_of = [&](uint32_t byte) {
         return has_tensor ? factors.of_byte[byte] : block_factor<WAY_MX>(math, byte);
     };
@@ -60,79 +44,50 @@ transform_e2m1(const __grid_constant__ TransformJob job)
     float largest = 0.0f;
 
     unsigned       row = blockIdx.x * job.turns * blockDim.y + threadIdx.y;
-    const auto     row_of_x = [&](unsigned n) { return job.x + n * job.x_ld; };
-    const auto     row_of_out = [&](unsigned n) {
-        return quantizes ? job.codes + n * job.codes_ld : job.out + n * job.out_ld;
-    };
-    if (has_tensor && is_norm) share();
-    const uint8_t *next_x = row_of_x(row);
-    uint8_t       *next_out = row_of_out(row);
+    const uint8_t *next_x = job.x + row * job.x_ld;
+    uint8_t       *out_row = quantizes ? job.codes + row * job.codes_ld
+                                       : job.out + row * job.out_ld;
     for (unsigned turn = 0; turn < job.turns;
-         turn++, row += blockDim.y, next_x += job.x_step, next_out += job.codes_step) {
+         turn++, row += blockDim.y, next_x += job.x_step, out_row += job.codes_step) {
         const bool     has_row = row < (unsigned)job.rows;
         const unsigned units = has_row ? job.units : 0, row_rd = has_row ? row : 0;
-        /* RMSNorm has no registers for the next row's places. */
-        const uint8_t *const x_row = is_norm ? row_of_x(row_rd) : has_row ? next_x : job.x;
-        uint8_t *const       out_row = is_norm ? row_of_out(row) : next_out;
-        Unit<dtype> x[held];
-        float       r = 1.0f;
-        if constexpr (is_norm) {
-            float s[held] = {};
-            for (unsigned base = 0; base < job.units; base += step) {
-                NIB_UNROLL
-                for (int i = 0; i < held; i++) {
-                    const unsigned unit = base + threadIdx.x + i * blockDim.x;
-                    if (is_far(unit)) x[i] = {};
-                    else load_unit<dtype, op>(job, x_row, row_rd, unit, true, unit < units, x[i]);
-                }
-                float sum[held];
-                sum_squares(job, x, base + threadIdx.x, sum);
-                NIB_UNROLL
-                for (int i = 0; i < held; i++) s[i] += sum[i];
-            }
-            r = row_sum(sums, s,
-                        [&](float sum) { return nib_rms_inverse(sum, job.cols, job.eps); });
-        }
+        const uint8_t *const x_row = has_row ? next_x : job.x;
         uint8_t *scale_wr = job.scales + scale_index(job, quantizes ? row : 0, 0)
                           + scale_column(job, k0);
-        for (unsigned base = 0; base < job.padded_units; base += step) {
-            NIB_NO_UNROLL /* the next unit moves up */
-            for (int i = 0; i < held; i++, x[0] = x[held - 1], scale_wr += job.scales_step) {
-                const unsigned unit = base + threadIdx.x + i * blockDim.x;
-                const unsigned unit_rd = min(unit, job.units - 1);
-                const bool     present = unit < units;
-                if (!is_norm || job.reads_twice) {
-                    load_unit<dtype, op>(job, x_row, row_rd, unit, false, present, x[0]);
+        for (unsigned base = 0; base < job.padded_units;
+             base += blockDim.x, scale_wr += job.scales_step) {
+            const unsigned unit = base + threadIdx.x, unit_rd = min(unit, job.units - 1);
+            const bool     present = unit < units;
+            Unit<dtype>    x;
+            load_unit<dtype, op>(job, x_row, row_rd, unit, false, present, x);
+            if (has_tensor && turn == 0 && base == 0) share();
+            if ((unit & ~31u) >= job.padded_units) continue; /* a warp without any */
+            float v[NIB_UNIT];
+            values_of(x, v);
+            if constexpr (op == NIB_TR_SILU_MUL) apply_silu<dtype>(job, row_rd, unit_rd, v);
+            if (job.hadamard) {
+                rotate_unit(job, unit_rd, v);
+                if (!folds || job.fold == 1.0f) scale_unit(job.rotation_scale, v);
+            }
+            Unit<dtype> t = rounded_unit<dtype>(v);
+            if constexpr (quantizes) {
+                const auto unfold = [&] {
+                    float w[NIB_UNIT];
+                    NIB_UNROLL
+                    for (int j = 0; j < NIB_UNIT; j++) w[j] = v[j] * job.fold;
+                    return rounded_unit<dtype>(w);
+                };
+                quantize_folded<dtype, way, folds, false>(
+                    job, math, factor_of, t, job.fold, unfold, present, leads, scale_wr,
+                    out_row + (int64_t)unit * 8, largest);
+                if (present) continue;
+                if (leads && row < (unsigned)job.padded_rows && unit < job.padded_units) {
+                    *scale_wr = 0;
                 }
-                if (has_tensor && !is_norm && turn == 0 && base == 0) share();
-                if (is_far(unit)) continue;
-                float v[NIB_UNIT];
-                values_of(x[0], v);
-                apply_op<dtype, op>(job, row_rd, unit_rd, r, v);
-                if (job.hadamard) {
-                    rotate_unit(job, unit_rd, v);
-                    if (!folds || job.fold == 1.0f) scale_unit(job.rotation_scale, v);
-                }
-                Unit<dtype> t = rounded_unit<dtype>(v);
-                if constexpr (quantizes) {
-                    const auto unfold = [&] {
-                        float w[NIB_UNIT];
-                        NIB_UNROLL
-                        for (int j = 0; j < NIB_UNIT; j++) w[j] = v[j] * job.fold;
-                        return rounded_unit<dtype>(w);
-                    };
-                    quantize_folded<dtype, way, folds, false>(
-                        job, math, factor_of, t, job.fold, unfold, present, leads, scale_wr,
-                        out_row + (int64_t)unit * 8, largest);
-                    if (present) continue;
-                    if (leads && row < (unsigned)job.padded_rows && unit < job.padded_units) {
-                        *scale_wr = 0;
-                    }
-                } else if (present) {
-                    store_unit(out_row + (int64_t)unit * (4 * Unit<dtype>::words), t);
-                    if (job.amax) {
-                        largest = fmaxf(largest, Unit<dtype>::amax_value(finite_amax(t)));
-                    }
+            } else if (present) {
+                store_unit(out_row + (int64_t)unit * (4 * Unit<dtype>::words), t);
+                if (job.amax) {
+                    largest = fmaxf(largest, Unit<dtype>::amax_value(finite_amax(t)));
                 }
             }
         }
@@ -144,31 +99,27 @@ transform_e2m1(const __grid_constant__ TransformJob job)
 
 typedef void (*transform_kernel)(TransformJob);
 
-enum { TRANSFORM_WAYS = 3 };
+/* Kinds: no op, silu, RMSNorm of whole rows, and any RMSNorm. */
+enum { TRANSFORM_KINDS = 4, TRANSFORM_WAYS = 3 };
 
-static transform_kernel kernel_of(int dtype, int op, int way)
+static transform_kernel kernel_of(int dtype, int kind, int way)
 {
-    static const transform_kernel kernels[3][3][TRANSFORM_WAYS] = {
+    static const transform_kernel kernels[3][TRANSFORM_KINDS][TRANSFORM_WAYS] = {
 #define OP(dtype, op)                                                                  \
     { transform_e2m1<dtype, op, WAY_APPLY>, transform_e2m1<dtype, op, WAY_TE>,         \
       transform_e2m1<dtype, op, WAY_MX> }
-#define ROW(dtype) { OP(dtype, NIB_TR_NONE), OP(dtype, NIB_TR_RMSNORM), OP(dtype, NIB_TR_SILU_MUL) }
+#define NORM(dtype, any)                                                               \
+    { norm_e2m1<dtype, WAY_APPLY, any>, norm_e2m1<dtype, WAY_TE, any>,                 \
+      norm_e2m1<dtype, WAY_MX, any> }
+#define ROW(dtype)                                                                     \
+    { OP(dtype, NIB_TR_NONE), OP(dtype, NIB_TR_SILU_MUL), NORM(dtype, false),          \
+      NORM(dtype, true) }
         ROW(NIB_DT_F32), ROW(NIB_DT_F16), ROW(NIB_DT_BF16)
 #undef ROW
+#undef NORM
 #undef OP
     };
-    return kernels[dtype][op][way == WAY_APPLY ? 0 : way == WAY_TE ? 1 : 2];
-}
-
-/* norm_e2m1 of RMSNorm to be quantized, or NULL. */
-static transform_kernel norm_kernel_of(int dtype, int way)
-{
-    static const transform_kernel kernels[2][2] = {
-        { norm_e2m1<NIB_DT_F16, WAY_TE>, norm_e2m1<NIB_DT_F16, WAY_MX> },
-        { norm_e2m1<NIB_DT_BF16, WAY_TE>, norm_e2m1<NIB_DT_BF16, WAY_MX> }
-    };
-    if (dtype == NIB_DT_F32 || way == WAY_APPLY) return NULL;
-    return kernels[dtype == NIB_DT_BF16][way == WAY_MX];
+    return kernels[dtype][kind][way == WAY_APPLY ? 0 : way == WAY_TE ? 1 : 2];
 }
 
 static int64_t size_of(int dtype) { return dtype == NIB_DT_F32 ? 4 : 2; }
@@ -228,7 +179,6 @@ static void launch_by(transform_kernel kernel, TransformJob *job, unsigned held,
     while (width < most && held * width < job->padded_units) width *= 2;
     const unsigned height = width < NIB_TRANSFORM_THREADS ? NIB_TRANSFORM_THREADS / width : 1;
     const int64_t  tiles = nib_ceil_div(job->padded_rows, height);
-    job->reads_twice = job->units > held * width;
     job->turns = NIB_TRANSFORM_TURNS;
     while (job->turns > 1 && tiles / job->turns < NIB_TRANSFORM_ENOUGH_BLOCKS) job->turns /= 2;
     job->x_step = height * job->x_ld;
@@ -240,17 +190,15 @@ static void launch_by(transform_kernel kernel, TransformJob *job, unsigned held,
 
 static void launch_units(TransformJob *job, int way, cudaStream_t stream)
 {
-    const int              dtype = job->rules.source;
-    const bool             is_norm = job->op == NIB_TR_RMSNORM;
-    const transform_kernel norm = is_norm && !job->hadamard ? norm_kernel_of(dtype, way) : NULL;
+    const bool is_norm = job->op == NIB_TR_RMSNORM;
     job->units = (unsigned)(job->cols / NIB_UNIT);
+    const int  dtype = job->rules.source;
+    const bool any = job->hadamard || job->units > NIB_NORM_HELD * NIB_TRANSFORM_THREADS;
+    const int  kind = is_norm ? 2 + any : job->op == NIB_TR_SILU_MUL;
     job->shares_weight = job->weight_kind != WEIGHT_NONE && job->units <= NIB_NORM_WEIGHT_UNITS;
-    if (norm && job->padded_units <= NIB_SUM_LANES) {
-        launch_by(norm, job, NIB_NORM_HELD, NIB_TRANSFORM_THREADS, stream);
-    } else {
-        launch_by(kernel_of(dtype, job->op, way), job, is_norm ? 2 : 1,
-                  (unsigned)transform_threads(job->op), stream);
-    }
+    const unsigned most = (unsigned)norm_threads(dtype, is_norm && any);
+    const unsigned held = is_norm ? NIB_NORM_HELD * NIB_TRANSFORM_THREADS / most : 1;
+    launch_by(kernel_of(dtype, kind, way), job, held, most, stream);
 }
 
 static void launch_any(TransformJob *job, transform_kernel kernel, cudaStream_t stream)
@@ -345,11 +293,10 @@ cudaError_t nib_cuda_load_transform()
 {
     static const int   ways[TRANSFORM_WAYS] = { WAY_APPLY, WAY_TE, WAY_MX };
     cudaFuncAttributes attributes;
-    for (int i = 0; i < 3 * 3 * TRANSFORM_WAYS; i++) {
-        const transform_kernel norm = norm_kernel_of(i / 9, ways[i % 3]);
-        cudaError_t error = cudaFuncGetAttributes(&attributes,
-                                                  kernel_of(i / 9, i / 3 % 3, ways[i % 3]));
-        if (error == cudaSuccess && norm) error = cudaFuncGetAttributes(&attributes, norm);
+    for (int i = 0; i < 3 * TRANSFORM_KINDS * TRANSFORM_WAYS; i++) {
+        const transform_kernel kernel = kernel_of(i / 3 / TRANSFORM_KINDS, i / 3 % TRANSFORM_KINDS,
+                                                  ways[i % 3]);
+        const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
         if (error != cudaSuccess) return error;
     }
     const cudaError_t error = cudaFuncGetAttributes(&attributes, transform_any<false>);

@@ -14,7 +14,6 @@ enum { WAY_APPLY = -1 }; /* of a kernel that stores what it makes */
  * nothing. */
 struct TransformJob : QuantizeJob {
     int            op, hadamard, weight_kind, out_dtype;
-    int            reads_twice;   /* RMSNorm: threads do not hold the whole row */
     int            has_residual;
     int            shares_weight; /* and a block of threads the weights of a row */
     unsigned       units, padded_units; /* of a row; with those of its scales' padding */
@@ -165,20 +164,14 @@ __device__ __forceinline__ void weigh(const TransformJob &job, unsigned unit, fl
     else if (job.weight_kind == WEIGHT_F32) scale_by<NIB_DT_F32>(job.weight, unit, v);
 }
 
-/* The op of a unit; r: the row's. */
-template <int dtype, int op>
-__device__ __forceinline__ void apply_op(const TransformJob &job, unsigned row, unsigned unit,
-                                         float r, float (&v)[NIB_UNIT])
+template <int dtype>
+__device__ __forceinline__ void apply_silu(const TransformJob &job, unsigned row, unsigned unit,
+                                           float (&v)[NIB_UNIT])
 {
-    if constexpr (op == NIB_TR_RMSNORM) {
-        scale_unit(r, v);
-        weigh<dtype>(job, unit, v);
-    } else if constexpr (op == NIB_TR_SILU_MUL) {
-        Unit<dtype> y;
-        y.load(job.y + row * job.y_ld + (int64_t)unit * (4 * Unit<dtype>::words), false);
-        NIB_UNROLL
-        for (int i = 0; i < NIB_UNIT; i++) v[i] = nib_silu(v[i]) * y.at(i);
-    }
+    Unit<dtype> y;
+    y.load(job.y + row * job.y_ld + (int64_t)unit * (4 * Unit<dtype>::words), false);
+    NIB_UNROLL
+    for (int i = 0; i < NIB_UNIT; i++) v[i] = nib_silu(v[i]) * y.at(i);
 }
 
 /* A unit's part of its rotation but its last product: by whole warps. */

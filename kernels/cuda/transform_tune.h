@@ -10,11 +10,11 @@
 
 enum {
     NIB_TRANSFORM_THREADS = 256,     /* of a block that has several rows, or a part of one */
-    NIB_TRANSFORM_ROW_THREADS = 512, /* of a block with one long row of RMSNorm: each thread holds
-                                        two units of it, 16384 elements in all */
-    NIB_NORM_HELD = 4,               /* of norm_e2m1 four, as many elements */
-    NIB_NORM_PER_SM = 3,             /* its blocks: 80 registers; of f16, which compilers convert
-                                        once and keep, one less */
+    NIB_NORM_HELD = 4,               /* units that a thread of norm_e2m1 holds of a row: 16384
+                                        elements of a block's threads */
+    NIB_NORM_PER_SM = 3,             /* its blocks: 80 registers; one less of f16, which compilers
+                                        convert once and keep, of f32, of twice the words, and of
+                                        rows that are rotated or longer */
     NIB_NORM_WEIGHT_UNITS = 512,     /* of its weights in shared memory: 32 KiB */
     NIB_TRANSFORM_MIN_WIDTH = 8,     /* threads along a row: a rotation of 128 elements */
     NIB_TRANSFORM_TURNS = 4,         /* rows that a thread takes one after the other ... */

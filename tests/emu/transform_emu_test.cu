@@ -269,7 +269,8 @@ NIB_TEST(TransformEmu, EveryScheduleOfWidthsAndTurns)
     });
 }
 
-/* norm_e2m1: rows of a part of a warp and of several, of weights in shared memory and not. */
+/* norm_e2m1: rows of a part of a warp and of several, of weights in shared memory and not, rotated
+ * and not. */
 NIB_TEST(TransformEmu, NormsOfWholeRows)
 {
     const int64_t shapes[][2] = { { 70, 32 }, { 5, 272 }, { 9, 640 }, { 3, 1152 }, { 130, 2048 },
@@ -277,9 +278,10 @@ NIB_TEST(TransformEmu, NormsOfWholeRows)
     each_schedule([&] {
         for (int i = 0; i < 16; i++) {
             Setting s;
-            s.op = NIB_TRANSFORM_RMSNORM, s.dtype = i % 3 ? NIB_BF16 : NIB_F16;
+            s.op = NIB_TRANSFORM_RMSNORM, s.dtype = dtypes[(i + i / 3) % 3];
             s.weight_dtype = i % 4 == 1 ? NIB_F32 : s.dtype;
             s.rows = shapes[i / 2][0], s.cols = shapes[i / 2][1];
+            s.hadamard = i % 4 < 2 ? 0 : s.cols % 128 ? 16 : 128;
             s.format = i % 2 && s.cols % 32 == 0 ? NIB_MXFP4 : NIB_NVFP4;
             s.layout = (nib_scale_layout)(i / 2 % 2);
             s.weight = i % 5 != 0, s.residual = i % 3 == 0, s.in_place = i % 2;
@@ -288,13 +290,14 @@ NIB_TEST(TransformEmu, NormsOfWholeRows)
     });
 }
 
-/* Rows that 512 threads hold, and one unit more; and more rows than blocks at one turn. */
+/* Rows that 256 threads hold, and two units more; and more rows than blocks at one turn. */
 NIB_TEST(TransformEmu, RowsThatAreReadTwice)
 {
     for (const int64_t cols : { 16384, 16416, 33024 }) {
         for (const bool in_place : { false, true }) {
             Setting s;
             s.op = NIB_TRANSFORM_RMSNORM, s.rows = 2, s.cols = cols, s.in_place = in_place;
+            s.dtype = in_place ? NIB_F32 : NIB_BF16, s.hadamard = cols == 33024 ? 128 : 0;
             check(s, 3);
         }
     }
