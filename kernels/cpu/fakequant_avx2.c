@@ -5,8 +5,7 @@
 
 #if defined(__x86_64__)
 
-#include "chunk_avx2.h"
-#include "fakequant_span.h"
+#include "fakequant_avx2.h"
 #include "store16_avx2.h"
 
 /* Where a chunk's values go. */
@@ -24,11 +23,6 @@ static inline __attribute__((always_inline)) __m256 load8(int dtype, const uint8
     return dtype == NIB_DT_F16
                ? _mm256_cvtph_ps(h)
                : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
-}
-
-static inline int passes8(__m256 magnitude, __m256 limit)
-{
-    return _mm256_movemask_ps(_mm256_cmp_ps(magnitude, limit, _CMP_LE_OQ));
 }
 
 /* n elements, a multiple of 128, to their values; a factor and a step for each 16. */
@@ -62,20 +56,6 @@ values(int dtype, int divides, int clamps, int kind, const nib_codes_rules *rule
             out->mask[i / 8 + 1] = (uint8_t)passes8(_mm256_andnot_ps(sign, y[1]), limit);
         }
         nib_store16(out->dtype, out->stream, out->values + i * to_size, v[0], v[1]);
-    }
-}
-
-/* One step for each 16 elements. Blocks whose step is not finite join those to be done again. */
-static inline void chunk_steps(const nib_fake_job *job, int block, int groups, chunk_out *out,
-                               float *steps)
-{
-    for (int g = 0; g < groups; g++) {
-        const __m128i bytes = _mm_loadl_epi64((const __m128i *)(out->scales + g * GROUP));
-        const __m256 s = nib_block_steps8(job->quantize.math.rules.e4m3_scale,
-                                          _mm256_cvtepu8_epi32(bytes), job->decode);
-        const __m256 odd = _mm256_cmp_ps(s, _mm256_set1_ps(NIB_F32_MAX), _CMP_NLE_UQ);
-        out->again |= (uint64_t)(uint32_t)_mm256_movemask_ps(odd) << g * GROUP;
-        store_each16(block, g, s, steps);
     }
 }
 
@@ -187,13 +167,6 @@ nib_status nib_fake_quantize_avx2(const nib_launch *launch, const nib_matrix *sr
     return has_chunks(&request->quantize, &shape)
                ? nib_fake_run(launch, src, NULL, request, dst, fake_span, fence)
                : nib_fake_run(launch, src, NULL, request, dst, fake_any_span, NULL);
-}
-
-nib_status nib_fake_backward_avx2(const nib_launch *launch, const nib_matrix *grad_out,
-                                  const nib_matrix *src, const nib_fake_request *request,
-                                  const nib_matrix *grad_in)
-{
-    return nib_fake_run(launch, src, grad_out, request, grad_in, backward_any_span, NULL);
 }
 
 #endif
