@@ -2,8 +2,8 @@
  *
  * fake_e2m1: quantize_e2m1's blocks, whose values a thread makes of its 16 elements without a code;
  * with gradient it makes only the mask, and sees grad_out through it. fake_any: a thread a block,
- * whatever the rules; fake_given: the same by scales that are given. fake_pass and fake_pass_any:
- * gradients without a look at the source, straight through or by a mask that the forward pass kept.
+ * whatever the rules, or by a scale that is given. fake_pass and fake_pass_any: gradients without a
+ * look at the source, straight through or by a mask that the forward pass kept.
  *
  * dst may be src, and grad_in grad_out: a thread reads all of its block, its partner's half too,
  * before either writes, by loads that are not read-only.
@@ -131,22 +131,6 @@ fake_any(const __grid_constant__ FakeJob job)
     }
 }
 
-/* A thread a block, by its scale's byte. Grid as above. */
-template <bool gradient>
-__global__ void __launch_bounds__(NIB_FAKE_ANY_THREADS, NIB_FAKE_ANY_PER_SM)
-fake_given(const __grid_constant__ FakeJob job)
-{
-    const int64_t k = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (k >= job.scale_cols) return;
-    const nib_tensor_math math = nib_tensor_math_of(&job.rules, tensor_scales(job, job.rules, 0));
-    for (unsigned tile = blockIdx.y; tile < job.row_tiles; tile += gridDim.y) {
-        const int64_t row = (int64_t)tile * blockDim.y + threadIdx.y;
-        if (row < job.rows) {
-            fake_row<PLAIN_ANY, gradient>(job, math, given_block(job, math, 0, row, k), row, 0);
-        }
-    }
-}
-
 /* grad and out of one dtype of size bytes, aligned to 16 in every row. A mask's byte is 8 elements.
  * grid  x: tiles of a row, y: rows, strided */
 template <int size, bool masked>
@@ -228,6 +212,7 @@ static FakeJob job_of(const nib_matrix *src, const nib_matrix *grad,
     job.codes_rules = nib_code_rules(&job.rules);
     job.tensor_scale = (float *)request->tensor_scale; /* only read, and so are scales */
     job.scales = (uint8_t *)request->scales;
+    job.given = request->scales != nullptr;
     job.swizzled = request->scale_layout == NIB_SCALES_SWIZZLED_128X4;
     job.tensor_amax = request->quantize.tensor_amax;
     job.random = request->quantize.random;
@@ -266,7 +251,7 @@ static fake_kernel fast_kernel(const FakeJob *job, bool gradient)
     const int  block = job->rules.block, way = way_of(&job->rules);
     const bool is_fast = way >= 0 && job->rules.element == NIB_EL_E2M1
                       && (block == 16 || block == 32) && job->choice == NIB_SC_AMAX
-                      && job->scale_rows == 1 && !job->scales
+                      && job->scale_rows == 1 && !job->given
                       && (!job->stochastic || gradient) && job->out_dtype == job->rules.source
                       && aligned(job->x, job->x_ld, 0, 16) && is_aligned16(job, gradient)
                       && job->rows <= INT32_MAX && job->cols <= INT32_MAX
@@ -297,10 +282,8 @@ static nib_status over_blocks(const nib_launch *launch, FakeJob *job, bool gradi
                       NIB_FAKE_TURNS, stream);
     } else {
         const fake_kernel any = gradient ? fake_any<true> : fake_any<false>;
-        const fake_kernel given = gradient ? fake_given<true> : fake_given<false>;
         job->backward = 0; /* tiles are taken in rising order */
-        launch_blocks(job, job->scales ? given : any, job->scale_rows, job->scale_cols,
-                      NIB_FAKE_ANY_THREADS, 1, stream);
+        launch_blocks(job, any, job->scale_rows, job->scale_cols, NIB_FAKE_ANY_THREADS, 1, stream);
     }
     return nib_cuda_end(launch, gradient ? "fake_quantize_backward" : "fake_quantize");
 }
@@ -396,8 +379,6 @@ cudaError_t nib_cuda_load_fakequant()
         if (error != cudaSuccess) return error;
     }
     for (const fake_kernel kernel : { fake_kernel(fake_any<false>), fake_kernel(fake_any<true>),
-                                      fake_kernel(fake_given<false>),
-                                      fake_kernel(fake_given<true>),
                                       fake_kernel(fake_pass<2, false>),
                                       fake_kernel(fake_pass<2, true>),
                                       fake_kernel(fake_pass<4, false>),

@@ -77,7 +77,9 @@ template <Plain plain, bool gradient>
 __device__ __forceinline__ void fake_block(const FakeJob &job, const nib_tensor_math &math,
                                            int64_t row, int rows, int64_t k)
 {
-    const ScaledBlock block = scaled_block<plain>(job, math, 0, row, rows, k, job.choice);
+    const ScaledBlock block = plain == PLAIN_ANY && job.given
+                                  ? given_block(job, math, 0, row, k)
+                                  : scaled_block<plain>(job, math, 0, row, rows, k, job.choice);
     NIB_NO_UNROLL
     for (int r = 0; r < rows; r++) fake_row<plain, gradient>(job, math, block, row, r);
 }
