@@ -33,6 +33,16 @@ static const char default_text[] =
     "*embed_tokens.weight           fp8-e4m3-b8\n"
     "lm_head.weight                 fp8-e4m3-b8\n";
 
+static const char export_text[] =
+    "# PATTERN                      FORMAT         SCALE-CHOICE  RULES\n"
+    "*norm.weight                   keep\n"
+    "*.bias                         keep\n"
+    "*.mlp.gate.weight              keep           # a router of experts\n"
+    "*.self_attn.*_proj.weight      nvfp4          # the target's rules\n"
+    "*.mlp.*_proj.weight            nvfp4          mse\n"
+    "*embed_tokens.weight           keep\n"
+    "lm_head.weight                 keep\n";
+
 static const char *const choice_names[] = { "amax", "mse", "mse-full", "four-over-six-mse",
                                             "four-over-six-mae" };
 enum { CHOICES = sizeof choice_names / sizeof *choice_names };
@@ -52,6 +62,7 @@ nib_status nib_scale_choice_from_name(const char *name, nib_scale_choice *scale_
 }
 
 const char *nib_policy_default_text(void) { return default_text; }
+const char *nib_policy_export_text(void) { return export_text; }
 
 /* Where one line stands. */
 typedef struct place {

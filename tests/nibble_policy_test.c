@@ -177,6 +177,32 @@ NIB_TEST(NibblePolicy, GgufHasATypeForEachTensor)
     temp_dir_remove(&dir);
 }
 
+/* What --policy default says; that of training is refused, and which line and layer it is about. */
+NIB_TEST(NibblePolicy, EveryExportHoldsTheDefault)
+{
+    static const char *const exports[] = { "modelopt", "compressed-tensors", "gguf" };
+    char gguf[300];
+    REQUIRE(begin(), "%s", src);
+    snprintf(gguf, sizeof gguf, "%s/src.gguf", dir.path);
+    REQUIRE(fixture_gguf(gguf, fixture_llama_gguf(NIB_TT_F16), FIXTURE_LLAMA), "%s", gguf);
+    for (int i = 0; i < 3; i++) {
+        snprintf(dst, sizeof dst, "%s/dst%s", dir.path, i == 2 ? ".gguf" : "");
+        tool_result r = tool_run(&dir, "quantize", i == 2 ? gguf : src, "-o", dst, "--policy",
+                                 "default", "--export", exports[i], "--json", json_path, "-f");
+        EXPECT(r.status == 0 && has(r.out, "by policy"), "%s: %s", exports[i], r.err);
+        json_t *j = json_load_file(json_path, 0, NULL);
+        EXPECT(count_type(j, "NVFP4") == 14, "%s: %d", exports[i], count_type(j, "NVFP4"));
+        json_decref(j);
+        write_policy(nib_policy_default_text());
+        r = tool_run(&dir, "quantize", i == 2 ? gguf : src, "--policy", policy, "--export",
+                     exports[i], "--dry-run");
+        EXPECT(r.status == 1 && has(r.err, "line 8, '*embed_tokens.weight fp8-e4m3-b8', decides "
+                                           "for model.embed_tokens.weight")
+                   && has(r.err, "cannot hold fp8-e4m3-b8"), "%s: %s", exports[i], r.err);
+    }
+    temp_dir_remove(&dir);
+}
+
 NIB_TEST(NibblePolicy, ShardsAndRestartsNeedTheSamePolicy)
 {
     static const char another[] = "*.self_attn.* nvfp4\n*.mlp.* mxfp4 mse te\n";

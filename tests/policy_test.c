@@ -60,6 +60,25 @@ NIB_TEST(Policy, DefaultIsWhatTheHeaderSays)
     nib_policy_close(p);
 }
 
+NIB_TEST(Policy, ThatOfExportsIsNvfp4OrKept)
+{
+    nib_policy *p = policy_of(nib_policy_export_text());
+    const char *names[BY_DEFAULT];
+    size_t n = 0;
+    for (int i = 0; i < BY_DEFAULT; i++) {
+        const char *name = by_default[i].name;
+        if (strstr(name, "_cache")) continue; /* no tensor of a file */
+        const int projects = strstr(name, "_proj.weight") != NULL;
+        const nib_policy_line line = found(p, name);
+        EXPECT(line.format == (projects ? NIB_NVFP4 : NIB_FORMAT_NONE)
+                   && (line.scale_choice == NIB_SCALE_MSE) == (projects && strstr(name, ".mlp."))
+                   && !line.has_rules, "%s: %#x", name, line.format);
+        names[n++] = name;
+    }
+    EXPECT(nib_policy_check(p, names, n) == NIB_OK, "%s", nib_last_error());
+    nib_policy_close(p);
+}
+
 NIB_TEST(Policy, LinesSayAllThreeThings)
 {
     nib_policy *p = policy_of("a mxfp4\n\n  # nothing\nb\tnvfp4  mse # words\nc nvfp4 modelopt\n"

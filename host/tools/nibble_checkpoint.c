@@ -276,10 +276,22 @@ static int finish(const nibble_quantize_args *a, nib_status status, nib_checkpoi
     return failed;
 }
 
+/* A file of this name is "./default". */
+static int is_default(const char *policy) { return !strcmp(policy, "default"); }
+
+static nib_status open_policy(const char *name, nib_policy **policy)
+{
+    const char *text = nib_policy_export_text();
+    return is_default(name) ? nib_policy_parse("the default policy", text, strlen(text), policy)
+                            : nib_policy_open(name, policy);
+}
+
 /* The library guards what it reads; a policy was read by the tool. */
 static int replaces_policy(const nibble_quantize_args *a, const char *path)
 {
-    if (!path || !strcmp(path, "-") || !nib_path_is_within(path, a->policy)) return 0;
+    if (!path || !strcmp(path, "-") || is_default(a->policy)
+        || !nib_path_is_within(path, a->policy))
+        return 0;
     fprintf(stderr, "nibble: %s: is not replaced: %s, the policy, is it or lies in it\n", path,
             a->policy);
     return 1;
@@ -293,7 +305,7 @@ int nibble_quantize_run(nibble_quantize_args *a)
     nibble_meter meter;
     nib_checkpoint_report *r = NULL;
     nib_policy *policy = NULL;
-    if (a->policy && nib_policy_open(a->policy, &policy) != NIB_OK) return nibble_failed(NULL);
+    if (a->policy && open_policy(a->policy, &policy) != NIB_OK) return nibble_failed(NULL);
     a->o.policy = policy;
     settle(a, &rules);
     if (nibble_check_json(a->json, &(nibble_reads){ { a->src }, a->gptq.hessians, a->gptq.inputs,

@@ -15,11 +15,11 @@ static const struct argp_option options[] = {
     { "seed", OPT_SEED, "N", 0, "Seed of stochastic rounding (0)", NIBBLE_ARITHMETIC },
     { "nonfinite", OPT_NONFINITE, "NAME", 0, "refuse (default) models with NaN or Inf, or "
       "saturate: go on and count them", NIBBLE_ARITHMETIC },
-    { "policy", OPT_POLICY, "FILE", 0, "Format by tensor: lines of PATTERN FORMAT (nvfp4, "
-      "int4-b64-asym, int8-channel, ...), or keep for FORMAT, then if wanted scale choice and "
-      "rules. The first line that matches a matrix decides; what none matches is kept. --exclude "
-      "wins; not with --format, --block, --asymmetric, --include, --rules or --scale-choice",
-      NIBBLE_WHICH },
+    { "policy", OPT_POLICY, "FILE", 0, "Format by tensor: \"default\" (attention and MLP in nvfp4, "
+      "the MLP by mse), or a file with lines of PATTERN FORMAT (nvfp4, int4-b64-asym, "
+      "int8-channel, ...), or keep for FORMAT, then if wanted scale choice and rules. The first "
+      "line that matches a matrix decides; what none matches is kept. --exclude wins; not with "
+      "--format, --block, --asymmetric, --include, --rules or --scale-choice", NIBBLE_WHICH },
     { "shard", OPT_SHARD, "I/N", 0, "Make part I of N, for `nibble merge`", NIBBLE_RUNS },
     { 0 },
 };

@@ -69,9 +69,15 @@ nib_status nib_policy_parse(const char *name, const char *text, size_t text_byte
                             nib_policy **policy);
 void       nib_policy_close(nib_policy *policy); /* NULL is allowed */
 
-/* Attention in 6 bits by 16, MLP in 4 by 32, embeddings and head in 8 by 8, caches in E4M3 by 16;
- * norms, biases and routers are kept. No line for anything else. */
+/* For training with fake-quantize (fakequant.h): attention in 6 bits by 16, MLP in 4 by 32,
+ * embeddings and head in 8 by 8, caches in E4M3 by 16; norms, biases and routers are kept. No line
+ * for anything else. Exports hold 4 bits alone, so nib_checkpoint_quantize refuses this policy. */
 const char *nib_policy_default_text(void);
+
+/* What comes of it where exports are the aim, all of which hold it, and what `nibble quantize
+ * --policy default` takes: attention and MLP in NVFP4, the MLP's scales by least squares;
+ * embeddings, head and what the other one keeps are kept. No line for anything else. */
+const char *nib_policy_export_text(void);
 
 /* Lines in order; -1 for NULL. */
 int32_t nib_policy_count(const nib_policy *policy);
