@@ -126,8 +126,8 @@ nib_status nib_hessian_add_grouped(const nib_exec *exec, const nib_groups *group
     }
     NIB_NEED(ops, hessian_add_grouped, what);
     if (groups->count == 0) return NIB_OK;
-    NIB_LOG(exec, &launch, "hessian", .matrix = x, .hessian = hessians, .precision = precision,
-            .note = "rows in groups, each with a Hessian");
+    NIB_LOG(exec, &launch, "hessian_grouped", .matrix = x, .hessian = hessians,
+            .precision = precision, .note = "rows in groups");
     if (x->rows == 0) return NIB_OK;
     if (hessians->k)
         NIB_TRY(nib_room_check(what, &launch, ops->hessian_add_need(hessians, x->rows)));
@@ -223,6 +223,7 @@ nib_status nib_hessian_inverse(const nib_exec *exec, const nib_hessian *hessian,
                 NIB_ERR_SHAPE, "%s: in place, but rows are %lld and %lld apart", what,
                 (long long)ld_elems, (long long)hessian->ld_elems);
     NIB_NEED(ops, hessian_inverse, what);
+    NIB_LOG(exec, &launch, what, .hessian = hessian);
     *info = 0;
     if (hessian->k == 0) return NIB_OK;
     NIB_TRY(nib_hessian_look(what, ops, &launch, hessian, 1, &look));

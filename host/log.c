@@ -126,6 +126,9 @@ static void add_gptq(line *l, const nib_gptq_request *q)
                                          "hessian-full" };
     add_real(l, q->factor->real);
     add_order(l, q->factor->order_kind);
+    if (q->steps)
+        add(l, " --element int%d --block %lld", (int)q->steps->element - NIB_INT2 + 2,
+            (long long)q->steps->group);
     add(l, " --scales %s --guard %s", names[q->scales], q->guard ? "on" : "off");
 }
 
@@ -167,7 +170,9 @@ void nib_log_call(const nib_exec *exec, const nib_launch *launch, const char *op
         if (args->factor->order == NIB_GPTQ_GROUP_AWARE)
             add(&l, " --block %d", (int)args->factor->block);
         add(&l, " --cols %lld", (long long)args->hessian->k);
-    } else if (args->gemm)
+    } else if (args->hessian && !m)
+        add(&l, " --cols %lld", (long long)args->hessian->k);
+    else if (args->gemm)
         add_product(&l, args->gemm, args->rows);
     else if (args->weights)
         add(&l, " --n %lld --k %lld", (long long)args->weights->n, (long long)args->weights->k);

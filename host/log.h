@@ -25,7 +25,8 @@ typedef struct nib_log_args {
     int64_t                     rows, cols;
     const nib_gemm_options     *gemm;    /* a product of rows rows */
     const nib_gemm_weights     *weights; /* packed or unpacked */
-    const nib_hessian          *hessian; /* that tokens are added to, or a factor made of */
+    const nib_hessian          *hessian; /* that tokens are added to, or a factor, or an inverse
+                                            made of */
     nib_hessian_precision       precision; /* of the former */
     const nib_gptq_factor_options *factor;
     const nib_gptq_request     *gptq;

@@ -134,8 +134,10 @@ def row_lines(folder, backend):
             shape = row["shape"]
             what = " ".join(filter(None, (
                 row["op"], row.get("format"), row.get("dtype"), row.get("rules"),
-                row.get("layout") if row.get("layout") != "linear" else None)))
-            size = "x".join(str(shape[n]) for n in ("m", "n", "k", "rows", "cols") if n in shape)
+                row.get("layout") if row.get("layout") != "linear" else None, row.get("real"),
+                row.get("element"))))
+            size = "x".join(str(shape[n]) for n in ("m", "n", "k", "batch", "rows", "cols")
+                            if n in shape and (n, shape[n]) != ("batch", 1))
             if row.get("skipped"):
                 lines.append([what, size, f"not run: {row['skipped']}"] + [""] * 7)
                 continue

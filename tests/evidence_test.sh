@@ -38,12 +38,15 @@ if [ -e "$build/emulated100/libnibble_cuda.so" ]; then
         scripts/evidence.sh >"$work/said" 2>&1 || fail "a bundle: $(cat "$work/said")"
     mkdir "$work/open"
     tar -C "$work/open" -xzf "$work"/build/evidence-emulated-*.tar.gz || fail "no bundle"
-    for file in summary.md machine.txt summary.txt qbench.txt rows.txt quantize.json amax.json; do
+    names=$(sed -n 's/^\([a-z0-9-]*\) .*/\1.json/p' tests/golden/evidence_rows.txt)
+    for file in summary.md machine.txt summary.txt qbench.txt rows.txt $names; do
         [ -s "$(echo "$work"/open/evidence-emulated-*/$file)" ] || fail "no $file in the bundle"
     done
     has "$(echo "$work"/open/*/summary.md)" "**emulated: CUDA kernels on the CPU emulator; times" \
         "| tests | **not run** |" "| sanitizers | **not run** |" \
-        "| quantize nvfp4 bf16 te | 2x128 |"
+        "| quantize nvfp4 bf16 te | 2x128 |" "| hessian_grouped bf16 f32 | 2x4x32 |" \
+        "| hessian_inverse f32 | 32 |" "| gptq_quantize_steps f32 f32 int4 | 2x32 |"
+    ! grep -q 'not run: ' "$work"/open/*/summary.md || fail "a row that did not run"
     ! grep -qE '\| (met|\*\*missed)' "$work"/open/*/summary.md || fail "emulated rows were judged"
 fi
 

@@ -154,6 +154,15 @@ NIB_TEST(Log, GptqBecomesLinesThatRepeatIt)
     expect_repeats(log, "gptq_factor", "--real f32 --order act --cols 64");
     expect_repeats(log, "gptq_quantize", "--order act --scales frozen --guard off");
     free(log);
+    log = log_of("hessian_grouped hessian_inverse gptq_quantize_steps --profile --no-verify --isa"
+                 " portable --rows 9 --cols 64 --threads 2 --order group-aware --element int8"
+                 " --block 32 --scales fresh --guard on --real f64", "bench");
+    EXPECT(strstr(log, "qbench hessian_grouped --backend cpu --isa portable --threads 2 --dtype f32"
+                       " --real f64 --rows 9 --cols 64 # rows in groups\n"), "%s", log);
+    expect_repeats(log, "hessian_inverse", "--real f64 --cols 64");
+    expect_repeats(log, "gptq_quantize_steps", "--real f64 --order group-aware --element int8"
+                                               " --block 32 --scales fresh --guard on");
+    free(log);
 }
 
 NIB_TEST(Log, NothingIsWrittenUnasked)

@@ -37,14 +37,22 @@ NIB_TEST(QbenchGptq, EveryRowIsVerified)
                     " --dtype bf16 --threads 2 --isa portable,auto" QUICK, 6);
     expect_verified("gptq_quantize --rows 5 --cols 96 --format mxfp4,mxfp8-e4m3 --rules ocp"
                     " --layout swizzled --dtype f16 --guard on" QUICK, 2);
+    expect_verified("gptq_quantize_steps --rows 35 --cols 200 --element int2,int8 --block 32,0"
+                    " --order group-aware --scales hessian --guard on --threads 2" QUICK, 4);
+    expect_verified("gptq_quantize_steps --rows 5 --cols 97 --dtype bf16 --real f32,f64"
+                    " --scales frozen,hessian-fresh" QUICK, 4);
+    expect_verified("hessian_grouped --rows 20 --cols 70 --batch 1,3 --dtype bf16 --real f32,f64"
+                    QUICK, 4);
+    expect_verified("hessian_inverse --cols 1,300 --real f32,f64" QUICK, 4);
 }
 
 NIB_TEST(QbenchGptq, AWrongResultIsSeen)
 {
     if (!have_openblas()) SKIP("OpenBLAS is not installed");
-    result r = run("hessian gptq gptq_factor gptq_quantize --rows 8 --cols 64 --real f32,f64"
-                   " --inject-fault" QUICK);
-    EXPECT(r.status == 1 && strstr(r.err, "8 of 8 rows are wrong"), "status %d: %s", r.status,
+    result r = run("hessian hessian_grouped hessian_inverse gptq gptq_factor gptq_quantize"
+                   " gptq_quantize_steps --batch 2 --rows 8 --cols 64 --real f32,f64 --inject-fault"
+                   QUICK);
+    EXPECT(r.status == 1 && strstr(r.err, "14 of 14 rows are wrong"), "status %d: %s", r.status,
            r.err);
     for (size_t i = 0; i < json_array_size(r.rows); i++)
         EXPECT(json_is_false(json_object_get(row_of(&r, i), "verified"))
@@ -83,6 +91,25 @@ NIB_TEST(QbenchGptq, ARowSaysWhatItsTimeWentInto)
                && !strcmp(text_of(row_of(&r, 0), "limit"), "ssyrk")
                && number_of(row_of(&r, 0), "flops") == 40.0 * 64 * 65, "%s", r.err);
     result_free(&r);
+    r = run("gptq_quantize_steps --rows 5 --cols 64 --element int8 --guard on" QUICK);
+    const json_t *row = row_of(&r, 0), *stages = json_object_get(row, "stages_us");
+    EXPECT(!strcmp(text_of(row, "element"), "int8") && number_of(row, "block") == 128
+               && json_is_null(json_object_get(row, "format"))
+               && strstr(text_of(row, "command"), " --block 128 ")
+               && strstr(text_of(row, "command"), " --element int8 ")
+               && number_of(stages, "plain") > 0 && number_of(stages, "measure") > 0
+               && number_of(stages, "sweep") > 0, "%s", r.out);
+    result_free(&r);
+    r = run("hessian_grouped --batch 3 --rows 8 --cols 64" QUICK);
+    row = row_of(&r, 0);
+    EXPECT(number_of(row, "bytes") == 3 * 8 * 64 * 4 && number_of(row, "flops") == 3.0 * 8 * 64 * 65
+               && !strcmp(text_of(row, "limit"), "ssyrk"), "%s", r.out);
+    result_free(&r);
+    r = run("hessian_inverse --cols 64 --real f64" QUICK);
+    row = row_of(&r, 0);
+    EXPECT(number_of(row, "bytes") == 64 * 64 * 8 && !strcmp(text_of(row, "limit"), "spotrf"), "%s",
+           r.out);
+    result_free(&r);
     r = run("gptq_factor --cols 64 --order act --format mxfp4" QUICK);
     const json_t *shape = json_object_get(row_of(&r, 0), "shape");
     EXPECT(number_of(shape, "cols") == 64 && !json_object_get(shape, "rows"), "%s", r.err);
@@ -104,6 +131,11 @@ NIB_TEST(QbenchGptq, RunsOnAGpu)
     expect_verified("gptq --rows 5 --cols 48 --order act --real f32,f64 --guard off,on" GPU, 4);
     expect_verified("gptq_quantize --rows 5 --cols 64 --format mxfp4 --rules ocp --dtype f16"
                     " --scales fresh --layout swizzled --guard on" GPU, 1);
+    expect_verified("gptq_quantize_steps --rows 5 --cols 64 --block 32 --element int4,int8"
+                    " --scales frozen,hessian --guard on" GPU, 4);
+    expect_verified("hessian_grouped --rows 9 --cols 70 --batch 3 --dtype bf16 --real f32,f64" GPU,
+                    2);
+    expect_verified("hessian_inverse --cols 1,70 --real f32,f64" GPU, 4);
     result r = run("hessian gptq --rows 5 --cols 48 --precision tf32 --guard on" GPU);
     REQUIRE(r.status == 0 && json_array_size(r.rows) == 2, "status %d: %s", r.status, r.err);
     const json_t *hessian = row_of(&r, 0), *gptq = row_of(&r, 1);
@@ -117,8 +149,9 @@ NIB_TEST(QbenchGptq, RunsOnAGpu)
     EXPECT(number_of(stages, "factor") > 0 && number_of(stages, "measure") > 0
                && number_of(stages, "sweep") > 0, "%s", r.out);
     result_free(&r);
-    r = run("hessian gptq gptq_factor gptq_quantize --rows 5 --cols 48 --inject-fault" GPU);
-    EXPECT(r.status == 1 && strstr(r.err, "4 of 4 rows are wrong"), "status %d: %s", r.status,
+    r = run("hessian hessian_grouped hessian_inverse gptq gptq_factor gptq_quantize"
+            " gptq_quantize_steps --rows 5 --cols 48 --inject-fault" GPU);
+    EXPECT(r.status == 1 && strstr(r.err, "7 of 7 rows are wrong"), "status %d: %s", r.status,
            r.err);
     result_free(&r);
     if (before) setenv("NIBBLE_CUDA_LIBRARY", before, 1);
@@ -135,6 +168,7 @@ NIB_TEST(QbenchGptq, WrongUsageNamesTheChoices)
         { "gptq --scales amax", "frozen, fresh, hessian, hessian-fresh, hessian-full" },
         { "gptq --real f16", "f32, f64" },
         { "gptq --guard 1", "off, on" },
+        { "gptq_quantize_steps --element e2m1", "int2, int3, int4, int5, int6, int7, int8" },
         { "hessian --precision f16", "exact, tf32" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {

@@ -25,6 +25,8 @@ static const char *const real_names[] = { "f32", "f64", NULL }; /* nib_real */
 static const char *const order_names[] = { "natural", "act", "group-aware", NULL };
 static const char *const gptq_scales_names[] = { "frozen", "fresh", "hessian", "hessian-fresh",
                                                  "hessian-full", NULL };
+static const char *const element_names[] = { "int2", "int3", "int4", "int5", "int6", "int7", "int8",
+                                             NULL }; /* nib_step_element, from NIB_INT2 on */
 static const char *const guard_names[] = { "off", "on", NULL };
 static const char *const cache_names[] = { "cold", "cold-weights", "flush", "hot", NULL };
 static const char *const cache_also[] = { "all", "weights", "flush", "none", NULL };
@@ -66,7 +68,7 @@ const nib_qb_axis nib_qb_axes[NIB_QB_AXES] = {
                         "nvfp4, mxfp4, mxfp8-e4m3, ... or parts such as e2m1/e4m3/64/tensor",
                         .read = read_format, .write = write_format },
     [NIB_QB_BLOCK] = { "block", "N", "0", "that format with blocks of 8, 16, 32, 64 or 128; 0: its "
-                       "own", .names = block_names },
+                       "own; or integers by groups of so many, 0: of 128", .names = block_names },
     [NIB_QB_DTYPE] = { "dtype", "NAME", "f32", "of the plain matrix: f32, f16, bf16",
                        .names = dtype_names },
     [NIB_QB_RULES] = { "rules", "NAME", "te", "te, modelopt, compressed-tensors, ocp, gguf",
@@ -101,6 +103,8 @@ const nib_qb_axis nib_qb_axes[NIB_QB_AXES] = {
     [NIB_QB_GUARD] = { "guard", "NAME", "off", "of gptq: on keeps rows whose plain rounding is "
                        "better, as the library does unasked; off leaves factor and sweep",
                        .names = guard_names },
+    [NIB_QB_ELEMENT] = { "element", "NAME", "int4", "of gptq_quantize_steps: int2, ..., int8",
+                         .names = element_names },
     [NIB_QB_BATCH] = { "batch", "N", "1", "matrices in one call, such as experts", .low = 1 },
     [NIB_QB_M] = { "m", "N", "1", "rows of a product's left matrix, such as tokens", .low = 1 },
     [NIB_QB_N] = { "n", "N", "4096", "rows of its weights, and columns of the result", .low = 1 },

@@ -18,7 +18,19 @@ nib_status nib_qb_fill_hessian(const nib_qb_call *call, void *data);
 /* *factor's l and order are given. */
 nib_status nib_qb_gptq_factor_make(const nib_exec *exec, const nib_qb_case *c, void *hessian,
                                    nib_gptq_factor *factor);
-nib_status nib_qb_gptq_options(const nib_qb_call *call, nib_rules *rules, nib_gptq_options *o);
+
+/* What GPTQ's weights are rounded to, a format's codes and block scales, or integers' codes and
+ * steps, as parts NIB_QB_CODES and NIB_QB_SCALES (qbench_integers.c). */
+int nib_qb_is_integers(const nib_qb_case *c);
+nib_status nib_qb_rounded_layout(const nib_qb_case *c, nib_qb_part *part); /* and the weights */
+nib_status nib_qb_weights_fill(const nib_qb_call *call);
+nib_status nib_qb_rounded_values(const nib_exec *exec, const nib_qb_call *call, float *values);
+nib_status nib_qb_rounded_distance(const nib_qb_call *got, const nib_qb_call *right, double *max);
+/* Bytes of its workspace; GPTQ; plain rounding. */
+size_t nib_qb_gptq_room(const nib_device *device, const nib_qb_case *c, int32_t threads);
+nib_status nib_qb_gptq_solve(const nib_exec *exec, const nib_qb_call *call,
+                             const nib_gptq_factor *factor, nib_gptq_report *report);
+nib_status nib_qb_plain_solve(const nib_exec *exec, const nib_qb_call *call);
 
 /* The part where H lies, in all of these entries. */
 enum { NIB_QB_HESSIAN = NIB_QB_OTHER };

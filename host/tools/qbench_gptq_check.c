@@ -98,9 +98,7 @@ static nib_status second_open(const nib_qb_call *got, second *s, nib_qb_verdict 
     if (s->factor.outcome != NIB_GPTQ_DONE)
         wrong(verdict, (int64_t)sizeof s->factor.outcome, 0);
     if (status != NIB_OK || !(c->op->axes & NIB_QB_AXIS(ROWS))) return status;
-    s->exec.workspace_bytes = nib_gptq_workspace_bytes(got->target, s->factor.real,
-                                                       c->value[NIB_QB_ROWS], k_of(c),
-                                                       s->exec.threads);
+    s->exec.workspace_bytes = nib_qb_gptq_room(got->target, c, s->exec.threads);
     if (s->exec.workspace_bytes < SIZE_MAX)
         s->exec.workspace = nib_qb_device_allocate(got->home, s->exec.workspace_bytes);
     return s->exec.workspace ? NIB_OK : NIB_ERR_OUT_OF_MEMORY;
@@ -176,7 +174,7 @@ nib_status nib_qb_gptq_factor_compare(const nib_qb_call *got, const nib_qb_call 
 
 /* ---- errors of some rows ---- */
 
-enum { GOT, PLAIN, ALONE, KINDS }; /* what was measured; nib_quantize; GPTQ of these rows only */
+enum { GOT, PLAIN, ALONE, KINDS }; /* what was measured; plain; GPTQ of these rows only */
 
 typedef struct sample {
     nib_qb_case c;     /* of these rows */
@@ -211,7 +209,7 @@ static nib_status sample_open(const nib_qb_call *got, sample *s)
     *s = (sample){ .c = *got->c, .call = *got, .rows = n };
     s->c.value[NIB_QB_ROWS] = n;
     s->call.c = &s->c;
-    (void)nib_qb_packed_layout(&s->c, part);
+    (void)nib_qb_rounded_layout(&s->c, part);
     const int64_t row_bytes = part[NIB_QB_MATRIX].bytes / n;
     for (int i = NIB_QB_MATRIX; i <= NIB_QB_SCALES; i++)
         s->call.part[i] = nib_qb_map((size_t)part[i].bytes, 1);
@@ -236,10 +234,8 @@ static nib_status sample_open(const nib_qb_call *got, sample *s)
 static nib_status differ(sample *s, int kind, const nib_qb_call *call, const nib_exec *exec)
 {
     const int64_t k = k_of(&s->c);
-    const nib_packed packed = nib_qb_packed_of(call);
-    const nib_matrix m = { s->q, NIB_F32, packed.rows, k, k };
     double *d = s->d + kind * s->rows * k;
-    const nib_status status = nib_dequantize(exec, &packed, &m);
+    const nib_status status = nib_qb_rounded_values(exec, call, s->q);
     for (int64_t i = 0; i < s->rows && status == NIB_OK; i++) {
         const float *w = s->w + i * k;
         const float *q = s->q + (kind == GOT ? place_of(call, i) : i) * k;
@@ -301,34 +297,21 @@ static void judge(const sample *s, const nib_gptq_report *whole, const nib_gptq_
         if (!(got[i] <= above * plain[i])) wrong(verdict, (int64_t)sizeof *got, got[i] / plain[i]);
 }
 
-/* GPTQ by the second factor. */
-static nib_status solve(const nib_qb_call *there, const second *s, nib_gptq_report *report)
-{
-    nib_rules rules;
-    nib_gptq_options options;
-    const nib_hessian h = nib_qb_hessian_of(there->c, there->part[NIB_QB_HESSIAN]);
-    const nib_matrix w = nib_qb_matrix_of(there);
-    const nib_packed dst = nib_qb_packed_of(there);
-    const nib_status status = nib_qb_gptq_options(there, &rules, &options);
-    if (status != NIB_OK) return status;
-    return nib_gptq_quantize(&s->exec, &h, &s->factor, &w, &options, &dst, report);
-}
-
 /* The second run's codes and scales become right's. */
 static nib_status run_again(const nib_qb_call *got, const nib_qb_call *right, const second *s,
                             nib_gptq_report *report, nib_qb_verdict *verdict)
 {
     nib_qb_part part[NIB_QB_PARTS] = { { 0 } };
     int64_t bytes = 0;
-    nib_status status = solve(&s->there, s, report);
+    nib_status status = nib_qb_gptq_solve(&s->exec, &s->there, &s->factor, report);
     if (status == NIB_OK) status = fetch_packed(&s->there, right);
-    if (status == NIB_OK) status = nib_qb_packed_layout(right->c, part);
+    if (status == NIB_OK) status = nib_qb_rounded_layout(right->c, part);
     if (status != NIB_OK) return status;
     for (int i = NIB_QB_CODES; i <= NIB_QB_SCALES; i++)
         for (int64_t at = 0; at < part[i].bytes; at++)
             bytes += ((uint8_t *)got->part[i])[at] != ((uint8_t *)right->part[i])[at];
     verdict->wrong_bytes += bytes;
-    return bytes ? nib_qb_packed_distance(got, right, &verdict->max_err) : NIB_OK;
+    return bytes ? nib_qb_rounded_distance(got, right, &verdict->max_err) : NIB_OK;
 }
 
 /* The sample's rows alone, where the device computes. */
@@ -337,7 +320,7 @@ static nib_status solve_sample(const second *s, sample *some, nib_gptq_report *r
     enum { END = NIB_QB_SCALES + 1 }; /* the Hessian and the tensor's scale are there */
     nib_qb_call there = s->there;
     nib_status status = move_parts(&some->call, NIB_QB_MATRIX, END, &there);
-    if (status == NIB_OK) status = solve(&there, s, report);
+    if (status == NIB_OK) status = nib_qb_gptq_solve(&s->exec, &there, &s->factor, report);
     if (status == NIB_OK) status = fetch_packed(&there, &some->call);
     drop_parts(&there, NIB_QB_MATRIX, END);
     return status;
@@ -346,13 +329,8 @@ static nib_status solve_sample(const second *s, sample *some, nib_gptq_report *r
 static nib_status measure(const nib_qb_call *got, const nib_qb_call *right, const second *s,
                           sample *some, nib_gptq_report *report)
 {
-    nib_rules rules;
-    nib_gptq_options options;
-    const nib_matrix w = nib_qb_matrix_of(&some->call);
-    const nib_packed dst = nib_qb_packed_of(&some->call);
-    nib_status status = nib_qb_gptq_options(right, &rules, &options);
-    if (status == NIB_OK) status = differ(some, GOT, got, right->exec);
-    if (status == NIB_OK) status = nib_quantize(right->exec, &w, &options.quantize, &dst);
+    nib_status status = differ(some, GOT, got, right->exec);
+    if (status == NIB_OK) status = nib_qb_plain_solve(right->exec, &some->call);
     if (status == NIB_OK) status = differ(some, PLAIN, &some->call, right->exec);
     if (status == NIB_OK) status = solve_sample(s, some, report);
     if (status == NIB_OK) status = differ(some, ALONE, &some->call, right->exec);

@@ -49,6 +49,7 @@ static void set_what(json_t *o, const nib_qb_row *row)
     set_axis(o, "order", row, NIB_QB_ORDER);
     set_axis(o, "scales", row, NIB_QB_GPTQ_SCALES);
     set_axis(o, "guard", row, NIB_QB_GUARD);
+    set_axis(o, "element", row, NIB_QB_ELEMENT);
     if (nib_qb_obeys(row->c, NIB_QB_ROWS)) {
         set(shape, "rows", json_integer(row->c->value[NIB_QB_ROWS]));
         set(shape, "cols", json_integer(row->c->value[NIB_QB_COLS]));

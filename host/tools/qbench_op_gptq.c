@@ -1,9 +1,10 @@
 /* qbench_op_gptq.c: GPTQ of rows x cols weights, beside OpenBLAS's spotrf of cols, or cuSOLVER's on
  * a GPU: the one factorisation that it cannot do without.
  *
- *     gptq            the factor, and the rounding that it steers
- *     gptq_factor     the first alone
- *     gptq_quantize   the second alone
+ *     gptq                  the factor, and the rounding that it steers
+ *     gptq_factor           the first alone
+ *     gptq_quantize         the second alone
+ *     gptq_quantize_steps   the second, to integers in groups
  *
  * A row's stages are what the library reports of its calls: plain rounding and measure (the guard's
  * products) are parts of the second step. */
@@ -21,7 +22,7 @@ static int64_t k_of(const nib_qb_case *c) { return c->value[NIB_QB_COLS]; }
 
 static nib_status gptq_layout(const nib_qb_case *c, nib_qb_part *part)
 {
-    if (nib_qb_packed_layout(c, part) != NIB_OK) return NIB_ERR_SHAPE;
+    if (nib_qb_rounded_layout(c, part) != NIB_OK) return NIB_ERR_SHAPE;
     part[NIB_QB_MATRIX].role = part[NIB_QB_TENSOR].role = NIB_QB_IN;
     part[NIB_QB_CODES].role = part[NIB_QB_SCALES].role = NIB_QB_OUT;
     part[NIB_QB_HESSIAN] = (nib_qb_part){ nib_qb_hessian_bytes(c), NIB_QB_IN };
@@ -40,7 +41,7 @@ static nib_status factor_layout(const nib_qb_case *c, nib_qb_part *part)
 
 static nib_status gptq_fill(const nib_qb_call *call)
 {
-    const nib_status status = nib_qb_quantize_fill(call);
+    const nib_status status = nib_qb_weights_fill(call);
     return status == NIB_OK ? nib_qb_fill_hessian(call, call->part[NIB_QB_HESSIAN]) : status;
 }
 
@@ -114,20 +115,12 @@ nib_status nib_qb_gptq_factor_make(const nib_exec *exec, const nib_qb_case *c, v
     const nib_hessian h = nib_qb_hessian_of(c, hessian);
     const nib_gptq_factor_options options = {
         .size = sizeof options, .order = (nib_gptq_order)c->value[NIB_QB_ORDER],
-        .block = nib_format_block((nib_format)c->value[NIB_QB_FORMAT]),
+        .block = (int32_t)c->value[NIB_QB_BLOCK],
     };
     factor->size = sizeof *factor;
     factor->real = h.real;
     factor->k = factor->ld_elems = h.k;
     return nib_gptq_factor_make(exec, &h, &options, factor);
-}
-
-nib_status nib_qb_gptq_options(const nib_qb_call *call, nib_rules *rules, nib_gptq_options *o)
-{
-    const int64_t *value = call->c->value;
-    *o = (nib_gptq_options){ .size = sizeof *o, .without_guard = !value[NIB_QB_GUARD],
-                             .scales = (nib_gptq_scales)value[NIB_QB_GPTQ_SCALES] };
-    return nib_qb_quantize_options(call, rules, &o->quantize);
 }
 
 /* Memory for a factor that is no output, and made for gptq_quantize, which only uses it. */
@@ -136,8 +129,7 @@ static nib_status gptq_prepare(const nib_qb_call *call)
     const nib_qb_case *c = call->c;
     const size_t l_bytes = (size_t)nib_qb_hessian_bytes(c);
     gptq_release(call);
-    now.bytes = nib_gptq_workspace_bytes(call->target, (nib_real)c->value[NIB_QB_REAL],
-                                         c->value[NIB_QB_ROWS], k_of(c), call->exec->threads);
+    now.bytes = nib_qb_gptq_room(call->target, c, call->exec->threads);
     now.l = nib_qb_device_allocate(call->home, l_bytes + (size_t)k_of(c) * sizeof(int32_t));
     if (now.bytes < SIZE_MAX) now.workspace = nib_qb_device_allocate(call->home, now.bytes);
     if (!now.l || !now.workspace) return NIB_ERR_OUT_OF_MEMORY;
@@ -150,21 +142,14 @@ static nib_status gptq_prepare(const nib_qb_call *call)
 static nib_status quantize_run(const nib_qb_call *call)
 {
     nib_exec exec = *call->exec;
-    nib_rules rules;
-    nib_gptq_options options;
     nib_gptq_report report = { .size = sizeof report };
-    const nib_hessian h = nib_qb_hessian_of(call->c, call->part[NIB_QB_HESSIAN]);
-    const nib_matrix w = nib_qb_matrix_of(call);
-    const nib_packed dst = nib_qb_packed_of(call);
     if (exec.device != call->target) return NIB_OK; /* compare knows what is right */
-    nib_status status = nib_qb_gptq_options(call, &rules, &options);
     exec.workspace = now.workspace;
     exec.workspace_bytes = now.bytes;
-    if (status == NIB_OK)
-        status = nib_gptq_quantize(&exec, &h, &now.factor, &w, &options, &dst, &report);
+    const nib_status status = nib_qb_gptq_solve(&exec, call, &now.factor, &report);
     if (status != NIB_OK) return status;
     took(PLAIN, report.seconds_plain);
-    if (!options.without_guard) took(MEASURE, report.seconds_measure);
+    if (call->c->value[NIB_QB_GUARD]) took(MEASURE, report.seconds_measure);
     took(SWEEP, report.seconds_sweep);
     return NIB_OK;
 }
@@ -205,7 +190,9 @@ enum {
                 | NIB_QB_AXIS(REAL) | NIB_QB_AXIS(ORDER) | NIB_QB_AXIS(COLS),
     GPTQ_AXES = FACTOR_AXES | NIB_QB_AXIS(ROWS) | NIB_QB_AXIS(DTYPE) | NIB_QB_AXIS(LAYOUT)
               | NIB_QB_AXIS(RULES) | NIB_QB_AXIS(CHOICE) | NIB_QB_AXIS(GPTQ_SCALES)
-              | NIB_QB_AXIS(GUARD)
+              | NIB_QB_AXIS(GUARD),
+    STEPS_AXES = (FACTOR_AXES & ~NIB_QB_AXIS(FORMAT)) | NIB_QB_AXIS(ELEMENT) | NIB_QB_AXIS(ROWS)
+               | NIB_QB_AXIS(DTYPE) | NIB_QB_AXIS(GPTQ_SCALES) | NIB_QB_AXIS(GUARD)
 };
 
 const nib_qb_op nib_qb_gptq = {
@@ -227,6 +214,15 @@ const nib_qb_op nib_qb_gptq_factor = {
 const nib_qb_op nib_qb_gptq_quantize = {
     .name = "gptq_quantize", .help = "GPTQ's rounding by a factor; bytes of the weights",
     .axes = GPTQ_AXES, .waits = 1, .why_not = why_not, .limit = &nib_qb_limit_potrf,
+    .bytes = nib_qb_matrix_bytes, .flops = quantize_flops, .prepare = gptq_prepare,
+    .release = gptq_release, .layout = gptq_layout, .fill = gptq_fill, .run = quantize_run,
+    .stages = gptq_stages, .compare = nib_qb_gptq_compare,
+};
+
+const nib_qb_op nib_qb_gptq_steps = {
+    .name = "gptq_quantize_steps",
+    .help = "GPTQ's rounding to integers by a factor; bytes of the weights",
+    .axes = STEPS_AXES, .waits = 1, .why_not = why_not, .limit = &nib_qb_limit_potrf,
     .bytes = nib_qb_matrix_bytes, .flops = quantize_flops, .prepare = gptq_prepare,
     .release = gptq_release, .layout = gptq_layout, .fill = gptq_fill, .run = quantize_run,
     .stages = gptq_stages, .compare = nib_qb_gptq_compare,

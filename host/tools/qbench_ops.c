@@ -364,6 +364,6 @@ const nib_qb_op *const nib_qb_ops[] = {
     &nib_qb_observe_ema, &nib_qb_observe_stats,
     &nib_qb_memcpy, &nib_qb_read, &nib_qb_fill, &nib_qb_fma, &nib_qb_mma, &nib_qb_dense,
     &nib_qb_gemm, &nib_qb_gemm_backward, &nib_qb_gemm_pack,
-    &nib_qb_gemm_unpack, &nib_qb_hessian, &nib_qb_gptq, &nib_qb_gptq_factor,
-    &nib_qb_gptq_quantize, NULL,
+    &nib_qb_gemm_unpack, &nib_qb_hessian, &nib_qb_hessian_grouped, &nib_qb_hessian_inverse,
+    &nib_qb_gptq, &nib_qb_gptq_factor, &nib_qb_gptq_quantize, &nib_qb_gptq_steps, NULL,
 };

@@ -36,7 +36,8 @@ extern const nib_qb_op nib_qb_memcpy, nib_qb_read, nib_qb_fill, nib_qb_fma, nib_
 extern const nib_qb_op nib_qb_dense, nib_qb_gemm, nib_qb_gemm_backward, nib_qb_gemm_pack,
     nib_qb_gemm_unpack;
 
-extern const nib_qb_op nib_qb_hessian, nib_qb_gptq, nib_qb_gptq_factor, nib_qb_gptq_quantize;
+extern const nib_qb_op nib_qb_hessian, nib_qb_hessian_grouped, nib_qb_hessian_inverse, nib_qb_gptq,
+    nib_qb_gptq_factor, nib_qb_gptq_quantize, nib_qb_gptq_steps;
 
 /* What --tactic takes; qbench_gemm_kernels.c tells of each. */
 #define NIB_QB_TACTIC_NAMES                                                                  \

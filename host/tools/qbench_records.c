@@ -16,7 +16,8 @@ static const struct {
     { "format", NULL }, { "dtype", NULL }, { "rules", NULL }, { "scale_choice", NULL },
     { "rounding", "nearest" }, { "scale_rows", "1" }, { "gradient", NULL }, { "mask", "none" },
     { "layout", NULL }, { "real", NULL }, { "order", NULL }, { "scales", NULL },
-    { "guard", NULL }, { "cache", NULL }, { "launch", NULL },
+    { "guard", NULL }, { "element", NULL }, { "precision", "exact" }, { "cache", NULL },
+    { "launch", NULL },
 };
 
 static void add(char *key, size_t bytes, const char *name, const char *value)
@@ -37,6 +38,11 @@ static void key_of(const json_t *row, char *key, size_t bytes)
         const char *text = json_string_value(json_object_get(row, fields[i].name));
         if (text && !(fields[i].usual && !strcmp(text, fields[i].usual)))
             add(key, bytes, fields[i].name, text);
+    }
+    if (json_is_string(json_object_get(row, "element"))) { /* a format's name has its block */
+        snprintf(number, sizeof number, "%lld",
+                 (long long)json_integer_value(json_object_get(row, "block")));
+        add(key, bytes, "block", number);
     }
     json_object_foreach ((json_t *)(uintptr_t)shape, name, size) {
         const long long n = json_integer_value(size);

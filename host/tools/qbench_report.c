@@ -52,7 +52,7 @@ static void print_remarks(FILE *out, const nib_qb_row *row)
     if (row->time.noisy) fprintf(out, " noisy (others used %.1f cpus)", row->foreign_cpus);
     for (int i = 1; i < NIB_QB_RIVALS - 1 && row->baseline[i].name; i++)
         fprintf(out, " x %s %.2f", row->baseline[i].name, row->baseline[i].ratio);
-    for (int id = NIB_QB_PRECISION; id <= NIB_QB_GUARD; id++) { /* axes without a column */
+    for (int id = NIB_QB_PRECISION; id <= NIB_QB_ELEMENT; id++) { /* axes without a column */
         char text[64];
         if (!nib_qb_obeys(row->c, (nib_qb_axis_id)id)) continue;
         fprintf(out, " %s %s", nib_qb_axes[id].name,

@@ -36,14 +36,20 @@ int nib_qb_obeys(const nib_qb_case *c, nib_qb_axis_id id)
     return c->op->axes >> id & 1;
 }
 
-/* Later axes are named only where they say something: older lines stay what they were. */
+/* Later axes are named only where they say something: older lines stay what they were. A format's
+ * name has its block. */
 void nib_qb_write_command(const nib_qb_case *c, char *text, size_t bytes)
 {
     size_t used = (size_t)snprintf(text, bytes, "qbench %s", c->op->name);
     for (int id = 0; id < NIB_QB_AXES && used < bytes; id++) {
         char value[64];
         const int64_t v = c->value[id];
-        if (!nib_qb_obeys(c, (nib_qb_axis_id)id) || id == NIB_QB_BLOCK) continue;
+        if (!nib_qb_obeys(c, (nib_qb_axis_id)id)) continue;
+        if (id == NIB_QB_BLOCK) {
+            if (!nib_qb_obeys(c, NIB_QB_FORMAT))
+                used += (size_t)snprintf(text + used, bytes - used, " --block %d", (int)v);
+            continue;
+        }
         if ((id == NIB_QB_BATCH && v == 1) || (id == NIB_QB_DEVICE && v == 0)
             || (id == NIB_QB_ROUNDING && v == NIB_ROUND_NEAREST)
             || ((id == NIB_QB_SCALE_ROWS || id == NIB_QB_TACTIC || id == NIB_QB_ACCUMULATE
@@ -232,14 +238,16 @@ static void complain(const nib_qb_row *row)
             row->verdict.max_err);
 }
 
-/* --block: the format with blocks of that length, which becomes the axis' value. */
+/* --block: the format with blocks of that length, which becomes the axis' value; or the length of
+ * integers' groups. */
 static int reblock(nib_qb_case *c, nib_qb_row *row)
 {
     static const int64_t lengths[] = { 0, 8, 16, 32, 64, 128 }; /* of the axis' names */
     const nib_format format = (nib_format)c->value[NIB_QB_FORMAT];
     const int64_t block = lengths[c->value[NIB_QB_BLOCK]];
-    c->value[NIB_QB_BLOCK] = nib_format_block(format);
-    if (block == 0 || !(c->op->axes & NIB_QB_AXIS(BLOCK))) return 1;
+    const int integers = c->op->axes >> NIB_QB_ELEMENT & 1;
+    c->value[NIB_QB_BLOCK] = !integers ? nib_format_block(format) : block ? block : 128;
+    if (integers || block == 0 || !(c->op->axes & NIB_QB_AXIS(BLOCK))) return 1;
     const nib_format made = nib_format_make(nib_format_element(format), nib_format_scale(format),
                                             (int32_t)block, nib_format_has_tensor_scale(format));
     if (!nib_format_is_valid(made)) {
