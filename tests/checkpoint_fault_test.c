@@ -28,6 +28,46 @@ static void refused(nib_status want, const char *first, const char *second)
     EXPECT(!fixture_leftovers(dst), "something is left");
 }
 
+/* ---- types that are not computed with ---- */
+
+/* They are copied; where one would have to be quantized, it is refused by name. */
+NIB_TEST(CheckpointFault, TypesThatNibbleCannotReadAsNumbers)
+{
+    static const fixture_tensor t[] = {
+        { "model.layers.0.mlp.down_proj.weight", NIB_TT_BF16, 2, { 32, 64 }, 1.0f, NULL },
+        { "model.layers.0.mlp.up_proj.weight", NIB_TT_F4, 2, { 32, 64 }, 1.0f, NULL },
+        { "model.four", NIB_TT_F4, 2, { 2, 7 }, 1.0f, NULL },
+        { "model.six", NIB_TT_F6_E2M3, 2, { 2, 6 }, 1.0f, NULL },
+        { "model.other_six", NIB_TT_F6_E3M2, 1, { 20 }, 1.0f, NULL },
+        { "model.complex", NIB_TT_C64, 1, { 9 }, 1.0f, NULL },
+        { "model.fnuz", NIB_TT_F8_E4M3FNUZ, 2, { 3, 3 }, 1.0f, NULL },
+        { "model.scales", NIB_TT_F8_E8M0, 2, { 3, 5 }, 1.0f, NULL },
+    };
+    enum { COUNT = sizeof t / sizeof *t };
+    begin();
+    REQUIRE(fixture_folder(src, t, COUNT, 1), "%s", src);
+    nib_checkpoint_options o = fixture_options(NIB_EXPORT_COMPRESSED_TENSORS, NIB_NVFP4);
+    EXPECT(nib_checkpoint_quantize(fixture_exec(1), src, dst, &o, NULL) == NIB_ERR_UNSUPPORTED
+               && fixture_error_has(t[1].name) && fixture_error_has("stored as F4"), "%s",
+           nib_last_error());
+    const char *exclude[] = { "*up_proj*" };
+    o.exclude = exclude, o.n_exclude = 1;
+    REQUIRE(nib_checkpoint_quantize(fixture_exec(2), src, dst, &o, NULL) == NIB_OK, "%s",
+            nib_last_error());
+    nib_safetensors *st = NULL;
+    REQUIRE(nib_safetensors_open(dst, &st) == NIB_OK, "%s", nib_last_error());
+    for (int i = 1; i < COUNT; i++) {
+        uint64_t bytes;
+        uint8_t *data = fixture_bytes(&t[i], &bytes);
+        const nib_tensor *kept = nib_safetensors_find(st, t[i].name);
+        EXPECT(kept && kept->type == t[i].type && kept->bytes == bytes
+                   && !memcmp(kept->data, data, bytes), "%s", t[i].name);
+        free(data);
+    }
+    nib_safetensors_close(st);
+    temp_dir_remove(&dir);
+}
+
 /* ---- NaN and Inf ---- */
 
 static void put_nan(float *x, int64_t n) { x[n - 3] = NAN; }

@@ -320,6 +320,38 @@ NIB_TEST(Safetensors, AnyOrderAndEmptyTensors)
     free(file);
 }
 
+/* Types of which nibble knows no more than their bytes do not stand in the others' way. */
+NIB_TEST(Safetensors, TypesThatAreNotComputedWith)
+{
+    static const char header[] =
+        "{\"a\":{\"dtype\":\"F4\",\"shape\":[2,3],\"data_offsets\":[0,3]},"
+        "\"b\":{\"dtype\":\"F6_E2M3\",\"shape\":[4],\"data_offsets\":[3,6]},"
+        "\"c\":{\"dtype\":\"F6_E3M2\",\"shape\":[2,2],\"data_offsets\":[6,9]},"
+        "\"d\":{\"dtype\":\"C64\",\"shape\":[1],\"data_offsets\":[9,17]},"
+        "\"e\":{\"dtype\":\"F8_E4M3FNUZ\",\"shape\":[1],\"data_offsets\":[17,18]},"
+        "\"f\":{\"dtype\":\"F8_E5M2FNUZ\",\"shape\":[],\"data_offsets\":[18,19]},"
+        "\"g\":{\"dtype\":\"BF16\",\"shape\":[1],\"data_offsets\":[19,21]}}";
+    static const struct { nib_tensor_type type; uint64_t bytes; } right[] = {
+        { NIB_TT_F4, 3 }, { NIB_TT_F6_E2M3, 3 }, { NIB_TT_F6_E3M2, 3 }, { NIB_TT_C64, 8 },
+        { NIB_TT_F8_E4M3FNUZ, 1 }, { NIB_TT_F8_E5M2FNUZ, 1 }, { NIB_TT_BF16, 2 },
+    };
+    uint8_t *file;
+    size_t count;
+    nib_safetensors *st = parse_text(header, 21, &file);
+    REQUIRE(st, " ");
+    const nib_tensor *tensors = nib_safetensors_tensors(st, &count);
+    REQUIRE(count == 7, "%zu", count);
+    for (size_t i = 0; i < count; i++)
+        EXPECT(tensors[i].name[0] == (char)('a' + i) && tensors[i].type == right[i].type
+                   && tensors[i].bytes == right[i].bytes, "%s", tensors[i].name);
+    nib_safetensors_close(st);
+    free(file);
+    expect_tensor_refused("{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,2]}", 2,
+                          "no whole number");
+    expect_tensor_refused("{\"dtype\":\"F6_E3M2\",\"shape\":[4],\"data_offsets\":[0,4]}", 4,
+                          "takes 3 bytes");
+}
+
 /* ---- layout ---- */
 
 NIB_TEST(Safetensors, LayoutReadsBack)
@@ -328,6 +360,8 @@ NIB_TEST(Safetensors, LayoutReadsBack)
         { "w.weight", NIB_TT_U8, 2, { 3, 8 } }, { "w.scale", NIB_TT_F8_E4M3, 2, { 3, 1 } },
         { "scalar", NIB_TT_F32, 0, { 0 } },     { "empty", NIB_TT_BF16, 2, { 0, 4 } },
         { "\"\\\xc3\xa4/", NIB_TT_F16, 1, { 5 } }, { "i", NIB_TT_I64, 1, { 2 } },
+        { "four", NIB_TT_F4, 2, { 2, 5 } },     { "six", NIB_TT_F6_E2M3, 2, { 2, 6 } },
+        { "complex", NIB_TT_C64, 1, { 2 } },
     };
     enum { COUNT = sizeof specs / sizeof *specs };
     for (size_t count = 0; count <= COUNT; count++) {

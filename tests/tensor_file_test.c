@@ -18,7 +18,7 @@ NIB_TEST(TensorFile, TypeTableIsComplete)
         const nib_tensor_type found = nib_tensor_type_from_safetensors(type->name);
         EXPECT(found == (type->in_safetensors ? (nib_tensor_type)i : NIB_TT_COUNT), "%s",
                type->name);
-        EXPECT(type->block == 1 || type->decodable, "%s", type->name);
+        EXPECT(type->block == 1 || type->decodable || type->in_safetensors, "%s", type->name);
     }
 }
 
@@ -47,6 +47,28 @@ NIB_TEST(TensorFile, GgmlNumbersAndBlocks)
     EXPECT(nib_tensor_type_from_ggml(UINT32_MAX) == NIB_TT_COUNT, " ");
 }
 
+/* safetensors' Dtype and its bitsize(), stated once more. */
+NIB_TEST(TensorFile, SafetensorsDtypesAndBits)
+{
+    static const struct { const char *name; int bits; } rows[] = {
+        { "BOOL", 8 },    { "F4", 4 },      { "F6_E2M3", 6 }, { "F6_E3M2", 6 }, { "U8", 8 },
+        { "I8", 8 },      { "F8_E5M2", 8 }, { "F8_E4M3", 8 }, { "F8_E8M0", 8 },
+        { "F8_E4M3FNUZ", 8 }, { "F8_E5M2FNUZ", 8 }, { "I16", 16 }, { "U16", 16 }, { "F16", 16 },
+        { "BF16", 16 },   { "I32", 32 },    { "U32", 32 },    { "F32", 32 },    { "C64", 64 },
+        { "F64", 64 },    { "I64", 64 },    { "U64", 64 },
+    };
+    size_t known = 0;
+    for (int i = 0; i < NIB_TT_COUNT; i++)
+        known += nib_tensor_type_get((nib_tensor_type)i)->in_safetensors != 0;
+    EXPECT(known == sizeof rows / sizeof *rows, "%zu", known);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const nib_tensor_type type = nib_tensor_type_from_safetensors(rows[i].name);
+        REQUIRE(type != NIB_TT_COUNT, "%s", rows[i].name);
+        const nib_tensor_spec spec = { "a", type, 2, { 3, 8 } };
+        EXPECT(nib_tensor_spec_bytes(&spec) == 3 * rows[i].bits, "%s", rows[i].name);
+    }
+}
+
 NIB_TEST(TensorFile, SpecBytes)
 {
     static const struct { nib_tensor_spec spec; int64_t bytes; } rows[] = {
@@ -61,6 +83,13 @@ NIB_TEST(TensorFile, SpecBytes)
         { { "negative", NIB_TT_F32, 1, { -1 } }, -1 },
         { { "negative outer", NIB_TT_F32, 2, { -1, 4 } }, -1 },
         { { "two negatives", NIB_TT_F32, 2, { -2, -2 } }, -1 },
+        { { "packed from row to row", NIB_TT_F4, 2, { 2, 3 } }, 3 },
+        { { "half a byte", NIB_TT_F4, 2, { 3, 3 } }, -1 },
+        { { "one of F4", NIB_TT_F4, 0, { 0 } }, -1 },
+        { { "six bits", NIB_TT_F6_E2M3, 2, { 2, 6 } }, 9 },
+        { { "half a byte of six bits", NIB_TT_F6_E3M2, 1, { 6 } }, -1 },
+        { { "empty of six bits", NIB_TT_F6_E3M2, 2, { 5, 0 } }, 0 },
+        { { "complex", NIB_TT_C64, 1, { 3 } }, 24 },
         { { "most", NIB_TT_U8, 1, { INT64_MAX } }, INT64_MAX },
         { { "over", NIB_TT_F16, 1, { INT64_MAX } }, -1 },
         { { "wraps to 0", NIB_TT_U8, 2, { (int64_t)1 << 32, (int64_t)1 << 32 } }, -1 },

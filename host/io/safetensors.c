@@ -95,7 +95,8 @@ static nib_status read_tensor(nib_safetensors *st, int32_t file, uint64_t data_o
     NIB_TRY(read_range(path, name, entry, map->bytes - data_offset, &begin, &end));
 
     const int64_t bytes = nib_tensor_spec_bytes(&spec);
-    NIB_REQUIRE(bytes >= 0, NIB_ERR_FORMAT, WHERE ": the size of its shape is over 2^63 bytes",
+    NIB_REQUIRE(bytes >= 0, NIB_ERR_FORMAT,
+                WHERE ": the size of its shape is over 2^63 bytes, or no whole number of them",
                 path, name);
     NIB_REQUIRE((uint64_t)bytes == end - begin, NIB_ERR_FORMAT,
                 WHERE ": its shape takes %lld bytes, its data_offsets [%llu, %llu] hold %llu",

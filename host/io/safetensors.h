@@ -4,7 +4,8 @@
  *   JSON: {"__metadata__": {string: string}, name: {"dtype", "shape", "data_offsets": [b, e]}}
  *
  * Held on reading: 2 <= n <= 100 MB and within the file; JSON an object that starts at once,
- * without duplicate keys; names not empty and without control characters; known dtype; shape of
+ * without duplicate keys; names not empty and without control characters; a dtype of safetensors
+ * 0.7 (of those that nibble does not compute with, F4 say, bytes are all it knows); shape of
  * at most NIB_TENSOR_DIMS non-negative integers whose size is e - b; the ranges tile the data
  * without hole or overlap to the end of the file. Any breach: NIB_ERR_FORMAT with file, tensor
  * and numbers. Other members of a tensor are ignored, as the reference reader does.

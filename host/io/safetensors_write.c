@@ -26,8 +26,8 @@ static nib_status check_spec(const nib_tensor_spec *spec, const json_t *root, in
                 nib_tensor_type_get(spec->type)->name);
     *bytes = nib_tensor_spec_bytes(spec);
     NIB_REQUIRE(*bytes >= 0, NIB_ERR_SHAPE,
-                "safetensors: tensor '%.200s' has more than %d dimensions, a negative one, or "
-                "over 2^63 bytes", name, NIB_TENSOR_DIMS);
+                "safetensors: tensor '%.200s' has more than %d dimensions, a negative one, "
+                "over 2^63 bytes, or no whole number of them", name, NIB_TENSOR_DIMS);
     return NIB_OK;
 }
 

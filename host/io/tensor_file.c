@@ -11,9 +11,11 @@
 
 #include "host/internal.h"
 
-/* Names: safetensors' README and ggml.h (enum ggml_type); blocks: ggml-common.h. */
+/* Names: safetensors' Dtype (safetensors/src/tensor.rs, which has bits of an element: 4 and 6 of F4
+ * and F6) and ggml.h (enum ggml_type); blocks: ggml-common.h. */
 static const nib_tensor_type_info types[NIB_TT_COUNT] = {
     /*                   name       block bytes ggml  st decodable */
+    [NIB_TT_C64]     = { "C64",         1,   8,  -1,  1, 0 },
     [NIB_TT_F64]     = { "F64",         1,   8,  28,  1, 0 },
     [NIB_TT_F32]     = { "F32",         1,   4,   0,  1, 1 },
     [NIB_TT_F16]     = { "F16",         1,   2,   1,  1, 1 },
@@ -21,6 +23,11 @@ static const nib_tensor_type_info types[NIB_TT_COUNT] = {
     [NIB_TT_F8_E4M3] = { "F8_E4M3",     1,   1,  -1,  1, 0 },
     [NIB_TT_F8_E5M2] = { "F8_E5M2",     1,   1,  -1,  1, 0 },
     [NIB_TT_F8_E8M0] = { "F8_E8M0",     1,   1,  -1,  1, 0 },
+    [NIB_TT_F8_E4M3FNUZ] = { "F8_E4M3FNUZ", 1, 1, -1, 1, 0 },
+    [NIB_TT_F8_E5M2FNUZ] = { "F8_E5M2FNUZ", 1, 1, -1, 1, 0 },
+    [NIB_TT_F6_E2M3] = { "F6_E2M3",     4,   3,  -1,  1, 0 },
+    [NIB_TT_F6_E3M2] = { "F6_E3M2",     4,   3,  -1,  1, 0 },
+    [NIB_TT_F4]      = { "F4",          2,   1,  -1,  1, 0 },
     [NIB_TT_I64]     = { "I64",         1,   8,  27,  1, 0 },
     [NIB_TT_I32]     = { "I32",         1,   4,  26,  1, 0 },
     [NIB_TT_I16]     = { "I16",         1,   2,  25,  1, 0 },
@@ -73,14 +80,13 @@ int64_t nib_tensor_spec_bytes(const nib_tensor_spec *spec)
         return -1;
     const nib_tensor_type_info *type = &types[spec->type];
     const int64_t inner = spec->n_dims > 0 ? spec->dims[spec->n_dims - 1] : 1;
-    if (inner % type->block != 0) return -1;
+    if (!type->in_safetensors && inner % type->block != 0) return -1;
 
-    int64_t bytes = type->block_bytes;
-    for (int32_t i = 0; i < spec->n_dims; i++) {
-        const int64_t dim = i + 1 < spec->n_dims ? spec->dims[i] : inner / type->block;
-        if (dim < 0 || __builtin_mul_overflow(bytes, dim, &bytes)) return -1;
-    }
-    return bytes;
+    int64_t n = 1;
+    for (int32_t i = 0; i < spec->n_dims; i++)
+        if (spec->dims[i] < 0 || __builtin_mul_overflow(n, spec->dims[i], &n)) return -1;
+    if (n % type->block != 0) return -1;
+    return __builtin_mul_overflow(n / type->block, type->block_bytes, &n) ? -1 : n;
 }
 
 void nib_file_layout_free(nib_file_layout *layout)

@@ -10,8 +10,9 @@
 
 /* Element types of both file formats. */
 typedef enum nib_tensor_type {
-    NIB_TT_F64, NIB_TT_F32, NIB_TT_F16, NIB_TT_BF16,
-    NIB_TT_F8_E4M3, NIB_TT_F8_E5M2, NIB_TT_F8_E8M0,
+    NIB_TT_C64, NIB_TT_F64, NIB_TT_F32, NIB_TT_F16, NIB_TT_BF16,
+    NIB_TT_F8_E4M3, NIB_TT_F8_E5M2, NIB_TT_F8_E8M0, NIB_TT_F8_E4M3FNUZ, NIB_TT_F8_E5M2FNUZ,
+    NIB_TT_F6_E2M3, NIB_TT_F6_E3M2, NIB_TT_F4,
     NIB_TT_I64, NIB_TT_I32, NIB_TT_I16, NIB_TT_I8,
     NIB_TT_U64, NIB_TT_U32, NIB_TT_U16, NIB_TT_U8, NIB_TT_BOOL,
     NIB_TT_Q4_0, NIB_TT_Q4_1, NIB_TT_Q5_0, NIB_TT_Q5_1, NIB_TT_Q8_0,
@@ -21,7 +22,8 @@ typedef enum nib_tensor_type {
 
 typedef struct nib_tensor_type_info {
     const char *name;           /* safetensors' dtype, or ggml's name: "BF16", "Q4_K" */
-    int32_t     block;          /* elements of a block, 1 for plain types */
+    int32_t     block;          /* elements of a block, 1 for plain types: GGUF's lie along a row;
+                                   safetensors' F4 and F6 are packed from row to row */
     int32_t     block_bytes;
     int32_t     ggml;           /* ggml's type number, -1: not in GGUF */
     int32_t     in_safetensors;
@@ -76,8 +78,8 @@ typedef struct nib_tensor_spec {
     int64_t         dims[NIB_TENSOR_DIMS];
 } nib_tensor_spec;
 
-/* Bytes of such a tensor; -1 if a dim is negative, the innermost one is no multiple of the
- * type's block, or the size is over INT64_MAX. */
+/* Bytes of such a tensor; -1 if a dim is negative, the innermost one, or of F4 and F6 the number of
+ * elements, is no multiple of the type's block, or elements or bytes are over INT64_MAX. */
 int64_t nib_tensor_spec_bytes(const nib_tensor_spec *spec);
 
 /* The header of a file whose tensors are written in place afterwards, in any order. */
