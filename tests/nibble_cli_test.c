@@ -331,7 +331,13 @@ NIB_TEST(NibbleCli, TornJsonIsNeverLeft)
 NIB_TEST(NibbleCli, FullStandardOutputIsAFailure)
 {
     REQUIRE(begin(), "%s", src);
-    tool_result r = tool_run(&dir, "info", src, "--json", "/dev/full");
+    /* A file in a folder that takes none, even root's: the tool's own name, cut to 15 bytes. */
+    tool_result r = tool_run(&dir, "info", src, "--json", "/proc/self/comm");
+    EXPECT(r.status == 0 && has(r.err, "takes no new file")
+               && has(r.err, "written over what is there"), "%d: %s", r.status, r.err);
+    r = tool_run(&dir, "info", src, "--json", "/proc/self/none");
+    EXPECT(r.status == 1 && !has(r.err, "written over"), "%d: %s", r.status, r.err);
+    r = tool_run(&dir, "info", src, "--json", "/dev/full");
     EXPECT(r.status == 1 && has(r.err, "/dev/full"), "%d: %s", r.status, r.err);
     r = tool_run(&dir, "info", src, "--json", "/no/such/folder/x");
     EXPECT(r.status == 1 && has(r.err, "/no/such/folder"), "%d: %s", r.status, r.err);

@@ -1,10 +1,12 @@
 /* nibble_json.c: reports as JSON, and where it may be written. */
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "host/io/guard.h"
 #include "host/io/output.h"
@@ -140,6 +142,34 @@ static int write_file(const char *path, const char *text, size_t bytes)
     return nibble_failed("the JSON");
 }
 
+/* Whether a file can be made beside path. If not for want of a right to, errno says so: a folder
+ * that is written to alone, a read-only system with one file mounted into it, /proc. */
+static int is_folder_open(const char *path)
+{
+    const char *const slash = strrchr(path, '/');
+    char *name;
+    if (asprintf(&name, "%.*s.nibble-XXXXXX", slash ? (int)(slash + 1 - path) : 0, path) < 0)
+        return 1;
+    const int file = mkostemp(name, O_CLOEXEC);
+    const int error = errno;
+    if (file >= 0) {
+        close(file);
+        unlink(name);
+    }
+    free(name);
+    errno = error;
+    return file >= 0 || (error != EACCES && error != EPERM && error != EROFS && error != ENOENT);
+}
+
+/* A file that is there, and only it, may be written to: then not aside. */
+static int is_only_file_open(const char *path)
+{
+    if (access(path, W_OK) != 0 || is_folder_open(path)) return 0;
+    fprintf(stderr, "nibble: %s: its folder takes no new file (%s), so the JSON is written over "
+            "what is there: a failure would leave a part of it\n", path, strerror(errno));
+    return 1;
+}
+
 static int write_through(const char *path, const char *text)
 {
     FILE *out = strcmp(path, "-") ? fopen(path, "w") : stdout;
@@ -165,8 +195,8 @@ int nibble_write_json(const char *path, const char *command, const nib_checkpoin
         fprintf(stderr, "nibble: %s: the JSON could not be made\n", path);
         return 1;
     }
-    const int failed = is_special(path) ? write_through(path, text)
-                                        : write_file(path, text, (size_t)bytes);
+    const int failed = is_special(path) || is_only_file_open(path)
+                     ? write_through(path, text) : write_file(path, text, (size_t)bytes);
     free(text);
     return failed;
 }

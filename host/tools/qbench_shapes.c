@@ -136,10 +136,11 @@ int nib_qb_shapes_of_file(const char *path, nib_qb_shapes *shapes, char *error,
         snprintf(error, error_bytes, "--shapes: cannot read '%.300s': %s", path, strerror(errno));
         return 0;
     }
-    char line[256];
+    char *line = NULL; /* of any length */
+    size_t room = 0;
     int number = 0, good = 1;
     const int before = shapes->count;
-    while (good && fgets(line, sizeof line, f)) {
+    while (good && getline(&line, &room, f) >= 0) {
         nib_qb_shape shape;
         const int kind = read_line(line, &shape);
         number++;
@@ -152,6 +153,7 @@ int nib_qb_shapes_of_file(const char *path, nib_qb_shapes *shapes, char *error,
         snprintf(error, error_bytes, "--shapes: '%.300s' has no shapes", path);
         good = 0;
     }
+    free(line);
     fclose(f);
     return good;
 }
