@@ -1,6 +1,7 @@
 /* backend_cuda.cu: the one table that this backend exports, which devices it can use, and the
  * loading of its kernels. */
-#include "ops_cuda.cuh"
+#include "cublaslt.cuh"
+#include "cusolver.cuh"
 
 #include "nibble/version.h"
 
@@ -48,6 +49,10 @@ static const struct {
     { NIB_CUDA_PREPARE_BENCH, "loading the benchmark's kernels", nib_cuda_load_bench },
 };
 
+/* Whose calls need a handle of NVIDIA's libraries. */
+enum { WITH_LT = NIB_PREPARE_GEMM | NIB_PREPARE_GPTQ | NIB_CUDA_PREPARE_BENCH,
+       WITH_SOLVER = NIB_PREPARE_GPTQ };
+
 bool nib_cuda_is_prepared(int32_t ordinal, uint32_t group)
 {
     return (prepared[ordinal].load(std::memory_order_acquire) & group) == group;
@@ -61,24 +66,56 @@ static nib_status load_missing(int32_t ordinal, uint32_t group, char *why)
         const cudaError_t error = row.load();
         if (error != cudaSuccess) return nib_cuda_failed(why, row.what, error);
     }
+    if (group & WITH_LT) nib_cuda_lt_load();
+    if (group & WITH_SOLVER) nib_cuda_solver_load();
     prepared[ordinal].store(done | group, std::memory_order_release);
     return NIB_OK;
 }
 
-/* Relaxed: another thread's capture must not be broken by what loading does. */
+static bool lacks_handle(int32_t ordinal, uint32_t group)
+{
+    return (group & WITH_LT && nib_cuda_lt_is_refused(ordinal))
+        || (group & WITH_SOLVER && nib_cuda_solver_is_refused(ordinal));
+}
+
+/* One thread at a time. Relaxed: another thread's capture must not be broken by what is loaded. */
+class Loading {
+public:
+    Loading() : error_(cudaThreadExchangeStreamCaptureMode(&mode_))
+    {
+        if (error_ == cudaSuccess) pthread_mutex_lock(&loading);
+    }
+    ~Loading()
+    {
+        if (error_ != cudaSuccess) return;
+        pthread_mutex_unlock(&loading);
+        (void)cudaThreadExchangeStreamCaptureMode(&mode_);
+    }
+    Loading(const Loading &) = delete;
+    Loading &operator=(const Loading &) = delete;
+    cudaError_t error() const { return error_; }
+
+private:
+    cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+    cudaError_t           error_;
+};
+
 nib_status nib_cuda_prepare(int32_t ordinal, uint32_t group, char *why)
 {
-    if (nib_cuda_is_prepared(ordinal, group)) return NIB_OK;
+    if (nib_cuda_is_prepared(ordinal, group) && !lacks_handle(ordinal, group)) return NIB_OK;
     const nib_cuda_current restored;
     NIB_CUDA_TRY(nib_cuda_use(ordinal, why));
-    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-    const cudaError_t error = cudaThreadExchangeStreamCaptureMode(&mode);
-    if (error != cudaSuccess) return nib_cuda_failed(why, "preparing", error);
-    pthread_mutex_lock(&loading);
-    const nib_status status = load_missing(ordinal, group, why);
-    pthread_mutex_unlock(&loading);
-    (void)cudaThreadExchangeStreamCaptureMode(&mode);
-    return status;
+    const Loading now;
+    if (now.error() != cudaSuccess) return nib_cuda_failed(why, "preparing", now.error());
+    return load_missing(ordinal, group, why);
+}
+
+void nib_cuda_load_again(const nib_launch *launch, void (*load)())
+{
+    if (nib_cuda_not_captured(launch) != NIB_OK) return;
+    const Loading now;
+    if (now.error() == cudaSuccess) load();
+    else (void)cudaGetLastError();
 }
 
 /* ---- devices ---- */

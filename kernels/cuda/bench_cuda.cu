@@ -208,7 +208,6 @@ cudaError_t nib_cuda_load_bench()
     if (error == cudaSuccess) error = load(bench_fma);
     if (error == cudaSuccess) error = load(bench_mma<false>);
     if (error == cudaSuccess) error = load(bench_mma<true>);
-    if (error == cudaSuccess) nib_cuda_lt_load();
     return error;
 }
 

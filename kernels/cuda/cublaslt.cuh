@@ -5,12 +5,14 @@
 
 #include "ops_cuda.cuh"
 
-/* NULL if products run on this device, or why not: a text that stays. Any thread, any time; the
- * first call opens the library. Whether a device gets a handle is known after nib_cuda_lt_load. */
+/* NULL if products run on this device, or why not: a text of this thread's until it asks again. Any
+ * thread, any time; the first call opens the library, once for the process. Whether a device gets a
+ * handle is known after nib_cuda_lt_load; what needs one that was refused asks for it again. */
 const char *nib_cuda_lt_why_not(int32_t ordinal);
+bool        nib_cuda_lt_is_refused(int32_t ordinal);
 
-/* The current device's handle, if there is a library. Callers exclude each other, as those of
- * nib_cuda_prepare do. */
+/* The current device's handle, if there is a library, and none yet. Callers exclude each other, as
+ * those of nib_cuda_prepare do. */
 void nib_cuda_lt_load();
 
 /* Whether a library of this name would do, and why not (NIB_WHY_BYTES). It stays open. */
@@ -42,16 +44,10 @@ struct LtProduct {
     bool         a_transposed, adds, strict;
 };
 
-/* The algorithm of a product that went before, for the next of its shape. */
-struct LtChoice {
-    LtProduct of;
-    uint32_t  alignment[3]; /* of w, a, d: bytes; 0: no choice yet */
-    uint64_t  algorithm[8];
-};
-
 /* Enqueues p on launch's stream; nothing is allocated on the device, nothing waits. The workspace
- * is on 256 bytes. Returns UNSUPPORTED, DEVICE or OUT_OF_MEMORY with cublasLt's status in words. */
+ * is on 256 bytes. The algorithm is remembered for products of the same kind. Returns UNSUPPORTED,
+ * DEVICE or OUT_OF_MEMORY with cublasLt's status in words. */
 nib_status nib_cuda_lt_product(const nib_launch *launch, const LtProduct &p, void *workspace,
-                               size_t workspace_bytes, LtChoice *choice);
+                               size_t workspace_bytes);
 
 #endif

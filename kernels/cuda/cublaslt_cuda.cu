@@ -6,6 +6,8 @@
 #include "library.cuh"
 
 #if __has_include(<cublasLt.h>)
+#include "cublaslt_known.cuh"
+
 #include <cublasLt.h>
 #include <new>
 #include <pthread.h>
@@ -49,10 +51,10 @@ void open_library()
     open_named(name, &lt);
 }
 
-const char *words(cublasStatus_t s)
+const char *words(int status)
 {
     static const LibraryStatus statuses[] = { LIBRARY_STATUSES(CUBLAS) };
-    return library_words(statuses, (int)s);
+    return library_words(statuses, status);
 }
 
 nib_status failed(const nib_launch *launch, const char *what, cublasStatus_t s)
@@ -60,17 +62,16 @@ nib_status failed(const nib_launch *launch, const char *what, cublasStatus_t s)
     const bool refused = s == CUBLAS_STATUS_INVALID_VALUE || s == CUBLAS_STATUS_ARCH_MISMATCH
                       || s == CUBLAS_STATUS_NOT_SUPPORTED;
     if (launch->why)
-        snprintf(launch->why, NIB_WHY_BYTES, "cublasLt: %s: status %d, %s", what, (int)s, words(s));
+        snprintf(launch->why, NIB_WHY_BYTES, "cublasLt: %s: status %d, %s", what, (int)s,
+                 words((int)s));
     return refused ? NIB_ERR_UNSUPPORTED
          : s == CUBLAS_STATUS_ALLOC_FAILED ? NIB_ERR_OUT_OF_MEMORY : NIB_ERR_DEVICE;
 }
 
 /* ---- a handle for each device ---- */
 
-struct Handle {
-    std::atomic<int> state;
+struct Handle : LibraryHandle {
     cublasLtHandle_t handle;
-    char             why[128];
 };
 Handle handles[LIBRARY_DEVICES];
 
@@ -163,52 +164,48 @@ uint32_t alignment_of(const void *p)
     return low && low < 256 ? (uint32_t)low : 256u;
 }
 
-/* In the order of LtChoice. Of a and d those that are promised, not what the caller's happen to
+/* Of a and d those that are promised, not what the caller's happen to
  * have, so that where matrices lie does not change bits; strict: what there is. */
-void alignments(const LtProduct &p, uint32_t to[3])
+LtAlignments alignments_of(const LtProduct &p)
 {
-    to[0] = alignment_of(p.w);
-    to[1] = p.strict ? alignment_of(p.a) : 16;
-    to[2] = p.strict ? alignment_of(p.d) : 16;
+    return { { alignment_of(p.w), p.strict ? alignment_of(p.a) : 16,
+               p.strict ? alignment_of(p.d) : 16 } };
 }
 
 /* Unless told, heuristics take pointers to be on 256 bytes, and K may be cut into parts that are
  * added up in D's dtype: the one must not be believed, the other would round twice. */
-cublasStatus_t choose(int32_t ordinal, Problem *q, const LtProduct &p, size_t workspace_bytes,
-                      LtChoice *choice)
+cublasStatus_t choose(int32_t ordinal, Problem *q, const LtProduct &p, const LtAlignments &on,
+                      size_t workspace_bytes, cublasLtMatmulAlgo_t *algorithm)
 {
     cublasLtMatmulPreferenceOpaque_t wish;
     cublasLtMatmulHeuristicResult_t  found;
     const uint32_t schemes = p.strict ? CUBLASLT_REDUCTION_SCHEME_NONE
                                       : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-    uint32_t       on[3];
     int            count = 0;
-    alignments(p, on);
     cublasStatus_t s = prefer_workspace(&wish, workspace_bytes);
     if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, schemes);
-    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, on[0]);
-    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, on[1]);
-    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, on[2]);
-    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, on[2]);
+    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, on.of[0]);
+    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, on.of[1]);
+    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, on.of[2]);
+    if (s == 0) s = prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, on.of[2]);
     if (s == 0) s = find(ordinal, q, &wish, 1, &found, &count);
     if (s == 0 && (count < 1 || found.state != 0)) s = CUBLAS_STATUS_NOT_SUPPORTED;
-    if (s != 0) return s;
-    static_assert(sizeof found.algo == sizeof choice->algorithm, "an algorithm");
-    memcpy(choice->algorithm, &found.algo, sizeof choice->algorithm);
-    choice->of = p;
-    memcpy(choice->alignment, on, sizeof on);
+    if (s == 0) *algorithm = found.algo;
     return s;
 }
 
-bool fits(const LtChoice &c, const LtProduct &p)
+LtKnown known;
+
+/* As it was chosen before, or by a heuristic. */
+cublasStatus_t algorithm_for(int32_t ordinal, Problem *q, const LtProduct &p,
+                             size_t workspace_bytes, cublasLtMatmulAlgo_t *algorithm)
 {
-    uint32_t on[3];
-    alignments(p, on);
-    return !memcmp(c.alignment, on, sizeof on) && c.of.m == p.m && c.of.n == p.n && c.of.k == p.k
-        && c.of.a_ld == p.a_ld && c.of.w_ld == p.w_ld && c.of.d_ld == p.d_ld
-        && c.of.a_dtype == p.a_dtype && c.of.d_dtype == p.d_dtype && c.of.sums == p.sums
-        && c.of.transposed == p.transposed && c.of.a_transposed == p.a_transposed
-        && c.of.adds == p.adds && c.of.strict == p.strict && !c.of.factor_at == !p.factor_at;
+    const LtAlignments on = alignments_of(p);
+    const LtKey        key = lt_key_of(ordinal, p, on, workspace_bytes);
+    if (known.find(key, algorithm)) return CUBLAS_STATUS_SUCCESS;
+    const cublasStatus_t s = choose(ordinal, q, p, on, workspace_bytes, algorithm);
+    if (s == 0) known.add(key, *algorithm);
+    return s;
 }
 
 cublasStatus_t multiply(const nib_launch *launch, Problem *q, const LtProduct &p,
@@ -226,6 +223,7 @@ cublasStatus_t multiply(const nib_launch *launch, Problem *q, const LtProduct &p
 
 nib_status ready(const nib_launch *launch)
 {
+    if (nib_cuda_lt_is_refused(launch->ordinal)) nib_cuda_load_again(launch, nib_cuda_lt_load);
     const char *const why = nib_cuda_lt_why_not(launch->ordinal);
     if (why && launch->why) snprintf(launch->why, NIB_WHY_BYTES, "%s", why);
     return why ? NIB_ERR_UNSUPPORTED : NIB_OK;
@@ -244,30 +242,30 @@ bool nib_cuda_lt_would_open(const char *name, char *why)
 const char *nib_cuda_lt_why_not(int32_t ordinal)
 {
     (void)pthread_once(&once, open_library);
-    return library_why_not(lt.why, handles, ordinal);
+    return library_why_not("cublasLt", lt.why, handles, ordinal, words);
 }
+
+bool nib_cuda_lt_is_refused(int32_t ordinal) { return library_is_refused(handles, ordinal); }
 
 void nib_cuda_lt_load()
 {
     const int ordinal = library_wants_handle(handles);
-    if (ordinal < 0 || nib_cuda_lt_why_not(ordinal)) return;
-    Handle              &h = handles[ordinal];
-    const cublasStatus_t s = lt.Create(&h.handle);
-    library_handle_made(&h, "cublasLt", ordinal, (int)s, words(s));
+    (void)pthread_once(&once, open_library);
+    if (ordinal < 0 || lt.why[0]) return;
+    library_handle_made(&handles[ordinal], (int)lt.Create(&handles[ordinal].handle));
 }
 
 nib_status nib_cuda_lt_product(const nib_launch *launch, const LtProduct &p, void *workspace,
-                               size_t workspace_bytes, LtChoice *choice)
+                               size_t workspace_bytes)
 {
     NIB_CUDA_TRY(ready(launch));
-    const Relaxed  relaxed;
-    Problem        q;
-    cublasStatus_t s = describe(&q, p);
-    if (s != 0) return failed(launch, "describing a product", s);
-    if (!fits(*choice, p)) s = choose(launch->ordinal, &q, p, workspace_bytes, choice);
-    if (s != 0) return failed(launch, "no algorithm for a product", s);
+    const Relaxed        relaxed;
+    Problem              q;
     cublasLtMatmulAlgo_t algorithm;
-    memcpy(&algorithm, choice->algorithm, sizeof algorithm);
+    cublasStatus_t       s = describe(&q, p);
+    if (s != 0) return failed(launch, "describing a product", s);
+    s = algorithm_for(launch->ordinal, &q, p, workspace_bytes, &algorithm);
+    if (s != 0) return failed(launch, "no algorithm for a product", s);
     s = multiply(launch, &q, p, &algorithm, workspace, workspace_bytes);
     return s == 0 ? NIB_OK : failed(launch, "a product", s);
 }
@@ -413,6 +411,7 @@ static nib_status refuse(const nib_launch *launch)
 }
 
 const char *nib_cuda_lt_why_not(int32_t) { return missing; }
+bool nib_cuda_lt_is_refused(int32_t) { return false; }
 void nib_cuda_lt_load() {}
 bool nib_cuda_lt_would_open(const char *, char *why)
 {
@@ -420,8 +419,7 @@ bool nib_cuda_lt_would_open(const char *, char *why)
     return false;
 }
 
-nib_status nib_cuda_lt_product(const nib_launch *launch, const LtProduct &, void *, size_t,
-                               LtChoice *)
+nib_status nib_cuda_lt_product(const nib_launch *launch, const LtProduct &, void *, size_t)
 {
     return refuse(launch);
 }

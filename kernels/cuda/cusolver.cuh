@@ -5,8 +5,9 @@
 
 #include "ops_cuda.cuh"
 
-/* As nib_cuda_lt_why_not and nib_cuda_lt_load. */
+/* As nib_cuda_lt_why_not, nib_cuda_lt_is_refused and nib_cuda_lt_load. */
 const char *nib_cuda_solver_why_not(int32_t ordinal);
+bool        nib_cuda_solver_is_refused(int32_t ordinal);
 void        nib_cuda_solver_load();
 
 /* Whether a library of this name would do, and why not (NIB_WHY_BYTES). It stays open. */

@@ -43,29 +43,28 @@ void open_library()
     open_named(name, &solver);
 }
 
-const char *words(cusolverStatus_t s)
+const char *words(int status)
 {
     static const LibraryStatus statuses[] = { LIBRARY_STATUSES(CUSOLVER) };
-    return library_words(statuses, (int)s);
+    return library_words(statuses, status);
 }
 
 nib_status failed(const nib_launch *launch, const char *what, cusolverStatus_t s)
 {
     const bool refused = s == CUSOLVER_STATUS_ARCH_MISMATCH || s == CUSOLVER_STATUS_NOT_SUPPORTED;
     if (launch->why)
-        snprintf(launch->why, NIB_WHY_BYTES, "cuSOLVER: %s: status %d, %s", what, (int)s, words(s));
+        snprintf(launch->why, NIB_WHY_BYTES, "cuSOLVER: %s: status %d, %s", what, (int)s,
+                 words((int)s));
     return refused ? NIB_ERR_UNSUPPORTED
          : s == CUSOLVER_STATUS_ALLOC_FAILED ? NIB_ERR_OUT_OF_MEMORY : NIB_ERR_DEVICE;
 }
 
 /* ---- a handle for each device; it has one stream, so threads take turns ---- */
 
-struct Handle {
-    std::atomic<int>   state;
+struct Handle : LibraryHandle {
     pthread_mutex_t    turn;
     cusolverDnHandle_t handle;
     cusolverDnParams_t params;
-    char               why[128];
 };
 Handle handles[LIBRARY_DEVICES]; /* zeros are a mutex nobody holds, on Linux */
 
@@ -162,24 +161,31 @@ bool nib_cuda_solver_would_open(const char *name, char *why)
 const char *nib_cuda_solver_why_not(int32_t ordinal)
 {
     (void)pthread_once(&once, open_library);
-    return library_why_not(solver.why, handles, ordinal);
+    return library_why_not("cuSOLVER", solver.why, handles, ordinal, words);
 }
 
+bool nib_cuda_solver_is_refused(int32_t ordinal) { return library_is_refused(handles, ordinal); }
+
+/* A handle whose parameters were refused stays for the next time. */
 void nib_cuda_solver_load()
 {
     const int ordinal = library_wants_handle(handles);
-    if (ordinal < 0 || nib_cuda_solver_why_not(ordinal)) return;
+    (void)pthread_once(&once, open_library);
+    if (ordinal < 0 || solver.why[0]) return;
     Handle          &h = handles[ordinal];
-    cusolverStatus_t s = solver.Create(&h.handle);
+    cusolverStatus_t s = CUSOLVER_STATUS_SUCCESS;
+    if (!h.handle && (s = solver.Create(&h.handle)) != 0) h.handle = nullptr;
     if (s == 0) s = solver.CreateParams(&h.params);
-    library_handle_made(&h, "cuSOLVER", ordinal, (int)s, words(s));
+    library_handle_made(&h, (int)s);
 }
 
 nib_status nib_cuda_solver_factor(const nib_launch *launch, nib_real real, int64_t n, void *a,
                                   int64_t ld_elems, bool inverted, int64_t *minor)
 {
-    const char *const why = nib_cuda_solver_why_not(launch->ordinal);
     *minor = 0;
+    if (nib_cuda_solver_is_refused(launch->ordinal))
+        nib_cuda_load_again(launch, nib_cuda_solver_load);
+    const char *const why = nib_cuda_solver_why_not(launch->ordinal);
     if (why) {
         if (launch->why) snprintf(launch->why, NIB_WHY_BYTES, "%s", why);
         return NIB_ERR_UNSUPPORTED;
@@ -201,6 +207,7 @@ nib_status nib_cuda_solver_factor(const nib_launch *launch, nib_real real, int64
 static const char *const missing = "this build has no cuSOLVER: its header was missing";
 
 const char *nib_cuda_solver_why_not(int32_t) { return missing; }
+bool nib_cuda_solver_is_refused(int32_t) { return false; }
 void nib_cuda_solver_load() {}
 bool nib_cuda_solver_would_open(const char *, char *why)
 {

@@ -125,7 +125,6 @@ struct Run {
     GemmJob           job;  /* what gemm_finish does to the sums */
     GemmPart          part;
     LtProduct         product; /* its shape and pointers are each part's */
-    LtChoice          choice;
     Tiling            t;
     dequantize        kernel;
     bool              direct; /* cublasLt writes D */
@@ -165,7 +164,7 @@ nib_status multiply(Run *r, int64_t m, int64_t rows, int64_t first, int64_t cols
     } else {
         p.d = r->sums, p.d_ld = cols;
     }
-    return nib_cuda_lt_product(r->launch, p, r->launch->workspace, r->t.lt, &r->choice);
+    return nib_cuda_lt_product(r->launch, p, r->launch->workspace, r->t.lt);
 }
 
 nib_status run(Run *r)
@@ -273,6 +272,5 @@ cudaError_t nib_cuda_load_gemm_exact()
             &attributes, dequantize_of(i & 4 ? NIB_GL_SM100 : NIB_GL_SM80,
                                        i & 2 ? NIB_DT_BF16 : NIB_DT_F16, i & 1));
     }
-    if (error == cudaSuccess) nib_cuda_lt_load();
     return error;
 }

@@ -82,7 +82,6 @@ struct Measure {
     const nib_launch  *launch;
     const nib_hessian *h;
     GptqRoom           room;
-    LtChoice           wide, square;
 };
 
 template <class T>
@@ -100,13 +99,13 @@ nib_status measure_panel(Measure *m, const GptqLayer &g, int64_t first, double *
     if (first) {
         p.a = d, p.w = h + first * g.h_ld, p.w_ld = g.h_ld, p.k = first, p.transposed = true;
         p.factor = 2.0f;
-        NIB_CUDA_TRY(nib_cuda_lt_product(m->launch, p, workspace, NIB_GPTQ_LT_WORKSPACE, &m->wide));
+        NIB_CUDA_TRY(nib_cuda_lt_product(m->launch, p, workspace, NIB_GPTQ_LT_WORKSPACE));
     }
     const dim3 grid((unsigned)nib_ceil_div(side, (int64_t)NIB_GPTQ_THREADS), (unsigned)side);
     NIB_LAUNCH(gptq_square<T>, grid, NIB_GPTQ_THREADS, 0, stream, h, g.h_ld, first, side, s);
     p.a = d + first, p.w = s, p.w_ld = side, p.k = side, p.transposed = false;
     p.factor = 1.0f, p.adds = first > 0;
-    NIB_CUDA_TRY(nib_cuda_lt_product(m->launch, p, workspace, NIB_GPTQ_LT_WORKSPACE, &m->square));
+    NIB_CUDA_TRY(nib_cuda_lt_product(m->launch, p, workspace, NIB_GPTQ_LT_WORKSPACE));
     NIB_LAUNCH(gptq_dot<T>, (unsigned)nib_ceil_div(g.rows, (int64_t)NIB_GPTQ_WARPS),
                NIB_GPTQ_THREADS, 0, stream, d + first, g.k, (const T *)y, side, g.rows,
                first == 0, errors);

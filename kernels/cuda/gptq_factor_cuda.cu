@@ -218,6 +218,5 @@ cudaError_t nib_cuda_load_gptq_factor()
     cudaError_t error = cudaSuccess;
     for (const void *kernel : kernels)
         if (error == cudaSuccess) error = cudaFuncGetAttributes(&a, kernel);
-    if (error == cudaSuccess) nib_cuda_solver_load();
     return error;
 }

@@ -203,7 +203,6 @@ struct Sweep {
     int                     scales;
     block_kernel            kernel;
     size_t                  shared;
-    LtChoice                far, near;
 };
 
 /* As many whole groups, or steps, as fit into this many. */
@@ -221,7 +220,7 @@ int64_t end_of(const Sweep &s, int64_t first, int64_t most)
 }
 
 /* t of steps [first, last) += what steps [from, first) left of errors. */
-nib_status carry(Sweep *s, int64_t from, int64_t first, int64_t last, LtChoice *choice)
+nib_status carry(Sweep *s, int64_t from, int64_t first, int64_t last)
 {
     const GptqLayer &g = s->layer;
     const nib_real   real = s->request->factor->real;
@@ -235,8 +234,7 @@ nib_status carry(Sweep *s, int64_t from, int64_t first, int64_t last, LtChoice *
     p.a = (const uint8_t *)g.d + (size_t)(g.k - first) * size;
     p.w = (const uint8_t *)g.l + (size_t)((g.k - first) * g.l_ld + g.k - last) * size;
     p.d = (uint8_t *)g.d + (size_t)(g.k - last) * size;
-    return nib_cuda_lt_product(s->launch, p, nib_cuda_workspace(s->launch), NIB_GPTQ_LT_WORKSPACE,
-                               choice);
+    return nib_cuda_lt_product(s->launch, p, nib_cuda_workspace(s->launch), NIB_GPTQ_LT_WORKSPACE);
 }
 
 template <class T> void start_rows(Sweep *s)
@@ -269,10 +267,10 @@ template <class T> nib_status sweep_rows(Sweep *s)
     start_rows<T>(s);
     for (int64_t panel = 0, panel_end; panel < g.k; panel = panel_end) {
         panel_end = end_of(*s, panel, NIB_GPTQ_PANEL);
-        NIB_CUDA_TRY(carry(s, 0, panel, panel_end, &s->far));
+        NIB_CUDA_TRY(carry(s, 0, panel, panel_end));
         for (int64_t first = panel, last; first < panel_end; first = last) {
             last = least(end_of(*s, first, STEPS), panel_end);
-            NIB_CUDA_TRY(carry(s, panel, first, last, &s->near));
+            NIB_CUDA_TRY(carry(s, panel, first, last));
             NIB_LAUNCH(s->kernel, (unsigned)nib_ceil_div(g.rows, (int64_t)WARPS),
                        NIB_GPTQ_THREADS, s->shared, stream, g, first, (int)(last - first));
         }

@@ -154,7 +154,6 @@ struct Add {
     const nib_launch  *launch;
     const nib_hessian *h;
     LtProduct          product; /* dtypes and leading dimensions */
-    LtChoice           wide, diagonal;
     Room               room;
     size_t             x_bytes; /* of an element of x as it is multiplied */
 };
@@ -172,10 +171,10 @@ nib_status add_tile(Add *a, const uint8_t *x, int64_t rows, int64_t from, uint64
     p.a = x + (size_t)from * a->x_bytes;
     if (from) {
         p.n = from, p.w = x, p.d = row, p.d_ld = h->ld_elems, p.adds = true;
-        NIB_CUDA_TRY(nib_cuda_lt_product(a->launch, p, workspace, NIB_GPTQ_LT_WORKSPACE, &a->wide));
+        NIB_CUDA_TRY(nib_cuda_lt_product(a->launch, p, workspace, NIB_GPTQ_LT_WORKSPACE));
     }
     p.n = side, p.w = p.a, p.d = tile, p.d_ld = side, p.adds = false;
-    NIB_CUDA_TRY(nib_cuda_lt_product(a->launch, p, workspace, NIB_GPTQ_LT_WORKSPACE, &a->diagonal));
+    NIB_CUDA_TRY(nib_cuda_lt_product(a->launch, p, workspace, NIB_GPTQ_LT_WORKSPACE));
     const Count count = { from ? nullptr : h->tokens, nullptr, tokens };
     if (h->real == NIB_REAL_F64)
         launch_triangle<double, true>(a->launch, tile, side, row + (size_t)from * real,
@@ -329,6 +328,5 @@ cudaError_t nib_cuda_load_hessian()
     cudaError_t error = nib_cuda_load_hessian_look();
     for (const void *kernel : kernels)
         if (error == cudaSuccess) error = cudaFuncGetAttributes(&a, kernel);
-    if (error == cudaSuccess) nib_cuda_lt_load();
     return error;
 }

@@ -12,8 +12,14 @@
 
 enum { LIBRARY_DEVICES = 64 };
 
-/* The state of a device's handle. */
+/* The state of a device's handle. Refused is not for good: the next call that needs it asks again,
+ * and so does nib_prepare. */
 enum { HANDLE_NONE, HANDLE_MADE, HANDLE_REFUSED };
+
+struct LibraryHandle {
+    std::atomic<int> state;
+    std::atomic<int> refusal; /* the library's status */
+};
 
 struct LibraryFunction {
     const char *name;
@@ -59,33 +65,41 @@ void library_open(const char *name, const LibraryFunction (&functions)[n], void 
     }
 }
 
-/* NULL, or why there is no handle for this device. */
-template <class Handle>
-const char *library_why_not(const char *why, const Handle *handles, int32_t ordinal)
+template <class Handle> bool library_is_refused(const Handle *handles, int32_t ordinal)
 {
-    if (why[0]) return why;
-    if (ordinal < 0 || ordinal >= LIBRARY_DEVICES) return "there are at most 64 devices";
-    return handles[ordinal].state.load(std::memory_order_acquire) == HANDLE_REFUSED
-        ? handles[ordinal].why : nullptr;
+    return ordinal >= 0 && ordinal < LIBRARY_DEVICES
+        && handles[ordinal].state.load(std::memory_order_acquire) == HANDLE_REFUSED;
 }
 
-/* The current device's number, if it has no handle yet; else -1. */
+/* NULL, or why there is no handle for this device: a text of this thread's until it asks again.
+ * why: of the library as a whole. */
+template <class Handle>
+const char *library_why_not(const char *name, const char *why, const Handle *handles,
+                            int32_t ordinal, const char *(*words)(int))
+{
+    static thread_local char text[192];
+    if (why[0]) return why;
+    if (ordinal < 0 || ordinal >= LIBRARY_DEVICES) return "there are at most 64 devices";
+    if (!library_is_refused(handles, ordinal)) return nullptr;
+    const int status = handles[ordinal].refusal.load(std::memory_order_relaxed);
+    snprintf(text, sizeof text, "%s: no handle for CUDA device %d: status %d, %s", name, ordinal,
+             status, words(status));
+    return text;
+}
+
+/* The current device's number, if it has no handle; else -1. */
 template <class Handle> int library_wants_handle(const Handle *handles)
 {
     int ordinal = 0;
     if (cudaGetDevice(&ordinal) != cudaSuccess) return (void)cudaGetLastError(), -1;
     if (ordinal < 0 || ordinal >= LIBRARY_DEVICES) return -1;
-    return handles[ordinal].state.load(std::memory_order_relaxed) == HANDLE_NONE ? ordinal : -1;
+    return handles[ordinal].state.load(std::memory_order_relaxed) != HANDLE_MADE ? ordinal : -1;
 }
 
 /* What became of it. */
-template <class Handle>
-void library_handle_made(Handle *h, const char *name, int ordinal, int status, const char *words)
+inline void library_handle_made(LibraryHandle *h, int status)
 {
-    if (status != 0) {
-        snprintf(h->why, sizeof h->why, "%s: no handle for CUDA device %d: status %d, %s", name,
-                 ordinal, status, words);
-    }
+    h->refusal.store(status, std::memory_order_relaxed);
     h->state.store(status == 0 ? HANDLE_MADE : HANDLE_REFUSED, std::memory_order_release);
 }
 

@@ -53,6 +53,10 @@ enum { NIB_CUDA_PREPARE_BENCH = 1 << 30 };
 bool       nib_cuda_is_prepared(int32_t ordinal, uint32_t group);
 nib_status nib_cuda_prepare(int32_t ordinal, uint32_t group, char *why);
 
+/* load() on the current device, launch's, as nib_cuda_prepare would call it; nothing where launch's
+ * stream is being captured. */
+void nib_cuda_load_again(const nib_launch *launch, void (*load)());
+
 nib_status nib_cuda_probe(int32_t ordinal, nib_device_info *info, char *why);
 /* Whether code for archs, such as "sm_80 sm_90a sm_100f compute_90", runs on this capability. */
 bool nib_cuda_compiled_for(const char *archs, int32_t capability);

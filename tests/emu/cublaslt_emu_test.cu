@@ -1,9 +1,12 @@
-/* cublaslt_emu_test.cu: the product of plain matrices that benchmarks hold kernels against. */
+/* cublaslt_emu_test.cu: the product of plain matrices that benchmarks hold kernels against; and
+ * handles of cuSOLVER. */
 #include "kernels/cuda/cublaslt.cuh"
+#include "kernels/cuda/cusolver.cuh"
 #include "kernels/common/half.h"
 #include "tests/emu/emu_test.h"
 
 #include <string.h>
+#include <thread>
 
 static std::vector<uint8_t> small(nib_dtype dtype, int64_t n, Random &random)
 {
@@ -66,6 +69,76 @@ NIB_TEST(CudaCublasLt, BenchmarksFailuresAreTold)
                                         (uint8_t *)x + 1024, &plan) != NIB_OK && !plan
                    && strstr(why, row.text), "%s: %s", row.inject, why);
     }
+    (void)nib_emu_inject("none");
+}
+
+/* Products of 1 x k with 8 x k ones, for k from first on. */
+static void expect_products(int64_t first, int64_t count, void *workspace)
+{
+    Device<float> ones(std::vector<float>(8 * 1024, 1.0f)), d(8);
+    char          why[NIB_WHY_BYTES] = "";
+    nib_launch    launch = {};
+    launch.why = why;
+    LtProduct p = {};
+    p.a_dtype = p.d_dtype = NIB_F32, p.transposed = true, p.factor = 1.0f;
+    p.m = 1, p.n = p.d_ld = 8, p.a = p.w = (float *)ones, p.d = (float *)d;
+    for (int64_t k = first; k < first + count; k++) {
+        p.k = p.a_ld = p.w_ld = k;
+        EXPECT(nib_cuda_lt_product(&launch, p, workspace, 65536) == NIB_OK, "%s", why);
+        EXPECT(d.read() == std::vector<float>(8, (float)k), "k = %lld", (long long)k);
+    }
+}
+
+/* Threads, and more kinds of products than are remembered; then the last of them again. */
+NIB_TEST(CudaCublasLt, RemembersTheLatestKinds)
+{
+    char why[NIB_WHY_BYTES] = "";
+    REQUIRE(nib_cuda_prepare(0, NIB_PREPARE_GEMM, why) == NIB_OK, "%s", why);
+    Device<uint8_t>          workspace(4 * 65536);
+    std::vector<std::thread> threads;
+    int before = nib_emu_cublaslt_heuristics();
+    for (int t = 0; t < 4; t++)
+        threads.emplace_back([&workspace, t] {
+            expect_products(1 + 150 * t, 300, (uint8_t *)workspace + t * 65536);
+        });
+    for (std::thread &t : threads) t.join();
+    int asked = nib_emu_cublaslt_heuristics() - before;
+    EXPECT(asked >= 750 && asked <= 1200, "%d of 1200 products in threads", asked);
+    expect_products(1, 800, (uint8_t *)workspace);
+    before = nib_emu_cublaslt_heuristics();
+    expect_products(781, 20, (uint8_t *)workspace);
+    EXPECT(nib_emu_cublaslt_heuristics() == before, "of 20, %d asked",
+           nib_emu_cublaslt_heuristics() - before);
+    expect_products(1, 400, (uint8_t *)workspace);
+    asked = nib_emu_cublaslt_heuristics() - before;
+    EXPECT(asked > 50, "only %d of the older ones were forgotten: is there no bound?", asked);
+}
+
+/* What cuSOLVER refuses once is asked for again: by nib_prepare, and by what needs it. */
+NIB_TEST(CudaCuSolver, AHandleIsAskedForAgain)
+{
+    char why[NIB_WHY_BYTES] = "";
+    (void)nib_emu_inject("devices=8 fail=cusolverDnCreate:1:0 fail=cusolverDnCreateParams:3:0 "
+                         "fail=cusolverDnCreateParams:7:0");
+    EXPECT(nib_cuda_prepare(4, NIB_PREPARE_GPTQ, why) == NIB_OK, "%s", why);
+    const char *no = nib_cuda_solver_why_not(4);
+    EXPECT(no && strstr(no, "cuSOLVER: no handle for CUDA device 4: status 1"), "%s", no);
+    EXPECT(nib_cuda_prepare(4, NIB_PREPARE_GPTQ, why) == NIB_OK, "%s", why);
+    no = nib_cuda_solver_why_not(4);
+    EXPECT(no && strstr(no, "status 3"), "%s", no);
+    EXPECT_CUDA(cudaSetDevice(4));
+    {
+        nib_launch launch = {};
+        int64_t    minor;
+        launch.why = why, launch.ordinal = 4;
+        Device<float> a(std::vector<float>{ 4.0f });
+        EXPECT(nib_cuda_solver_factor(&launch, NIB_REAL_F32, 1, (float *)a, 1, false, &minor)
+                   == NIB_ERR_UNSUPPORTED && strstr(why, "status 7"), "%s", why);
+        EXPECT(nib_cuda_solver_factor(&launch, NIB_REAL_F32, 1, (float *)a, 1, false, &minor)
+                   == NIB_OK && !minor && a.read()[0] == 2.0f, "%s", why);
+    }
+    EXPECT_CUDA(cudaSetDevice(0));
+    EXPECT(!nib_cuda_solver_why_not(4), "refused for good");
     (void)nib_emu_inject("none");
 }
 #endif

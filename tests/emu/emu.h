@@ -88,6 +88,7 @@ typedef struct nib_emu_product {
 
 /* Copies the n-th, from 0, in the order of their calls; returns how many there were. */
 int nib_emu_cublaslt_product(int n, nib_emu_product *product);
+int nib_emu_cublaslt_heuristics(void); /* how often one was asked */
 
 nib_emu_counts nib_emu_get_counts(void); /* since the process started */
 

@@ -33,6 +33,7 @@ struct Wish {
 };
 struct Algo {
     uint32_t m, n, k, transposed, b_transposed, compute, schemes, alignment[3]; /* of A, B, D */
+    uint32_t types, apart; /* of A, B, D, and of their columns: mixed into one word each */
     uint64_t workspace;
 };
 
@@ -50,7 +51,18 @@ template <class T, class Opaque> void hold(Opaque *opaque, const T &value)
     memcpy(opaque, &value, sizeof value);
 }
 
+uint32_t types_of(const Desc &op, const Layout &a, const Layout &b, const Layout &d)
+{
+    return (uint32_t)(((op.mode * 61 + a.type) * 61 + b.type) * 61 + d.type);
+}
+
+uint32_t apart_of(const Layout &a, const Layout &b, const Layout &d)
+{
+    return (uint32_t)((a.ld * 65599 + b.ld) * 65599 + d.ld);
+}
+
 bool                         has_loaded;
+int                          heuristics;
 std::vector<nib_emu_product> products;
 
 #define TRY(name)                                                              \
@@ -224,6 +236,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
     cublasLtMatmulPreference_t wish, int, cublasLtMatmulHeuristicResult_t *found, int *count)
 {
     TRY("cublasLtMatmulAlgoGetHeuristic");
+    heuristics++;
     const Layout la = held<Layout>(a), lb = held<Layout>(b), ld = held<Layout>(d);
     const Desc   op = held<Desc>(desc);
     const Wish   w = held<Wish>(wish);
@@ -242,7 +255,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
                              (uint32_t)op.transposed, (uint32_t)op.b_transposed,
                              (uint32_t)op.compute, (uint32_t)w.schemes,
                              { (uint32_t)w.alignment[0], (uint32_t)w.alignment[1],
-                               (uint32_t)w.alignment[3] }, w.workspace });
+                               (uint32_t)w.alignment[3] }, types_of(op, la, lb, ld),
+                             apart_of(la, lb, ld), w.workspace });
     found->workspaceSize = w.workspace;
     *count = 1;
     return CUBLAS_STATUS_SUCCESS;
@@ -269,6 +283,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     if (handle->ordinal != current_device() || C != D || chosen.m != w.d.cols
         || chosen.n != w.d.rows || chosen.k != k || chosen.transposed != op.transposed
         || chosen.b_transposed != op.b_transposed || chosen.compute != op.compute
+        || chosen.types != types_of(op, w.a, w.b, w.d) || chosen.apart != apart_of(w.a, w.b, w.d)
         || chosen.workspace > workspace_bytes || !is_aligned(A, chosen.alignment[0])
         || !is_aligned(B, chosen.alignment[1]) || !is_aligned(D, chosen.alignment[2])
         || !is_aligned(workspace, 256))
@@ -311,4 +326,10 @@ extern "C" int nib_emu_cublaslt_product(int n, nib_emu_product *product)
     std::lock_guard<std::recursive_mutex> lock(device_lock());
     if (n >= 0 && n < (int)products.size()) *product = products[(size_t)n];
     return (int)products.size();
+}
+
+extern "C" int nib_emu_cublaslt_heuristics(void)
+{
+    std::lock_guard<std::recursive_mutex> lock(device_lock());
+    return heuristics;
 }

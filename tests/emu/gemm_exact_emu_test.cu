@@ -5,6 +5,7 @@
 #include "tests/emu/gemm_exact_source.h"
 
 #include <stdio.h>
+#include <thread>
 
 namespace {
 
@@ -317,17 +318,19 @@ NIB_TEST(CudaGemmExact, CublasLtWritesDWhereItCan)
 NIB_TEST(CudaGemmExact, FailuresAreTold)
 {
     const struct { const char *inject, *text; nib_status status; } rows[] = {
+        { "fail=cublasLtMatmulAlgoGetHeuristic:15:0", "no algorithm", NIB_ERR_UNSUPPORTED },
         { "fail=cublasLtMatmul:13:0", "status 13, its kernel failed to launch", NIB_ERR_DEVICE },
         { "fail=cublasLtMatmul:14:0", "status 14", NIB_ERR_DEVICE },
         { "fail=cublasLtMatmul:3:0", "status 3, no memory", NIB_ERR_OUT_OF_MEMORY },
         { "fail=cublasLtMatmul:15:0", "status 15, not supported", NIB_ERR_UNSUPPORTED },
-        { "fail=cublasLtMatmulAlgoGetHeuristic:15:0", "no algorithm", NIB_ERR_UNSUPPORTED },
         { "fail=cublasLtMatrixLayoutInit_internal:7:1", "status 7", NIB_ERR_UNSUPPORTED },
     };
-    const Inputs in = inputs_of(Case(), 1);
+    Case c;
+    c.m = 11; /* no other test's: its algorithm is not known */
+    const Inputs in = inputs_of(c, 1);
     for (const auto &row : rows) {
         (void)nib_emu_inject(row.inject);
-        const Result r = result_of(Case(), in);
+        const Result r = result_of(c, in);
         EXPECT(r.status == row.status && strstr(r.why, row.text), "%s: status %d, %s", row.inject,
                (int)r.status, r.why);
         check(Case()); /* and the next call runs */
@@ -335,10 +338,30 @@ NIB_TEST(CudaGemmExact, FailuresAreTold)
     (void)nib_emu_inject("none");
 }
 
-/* A device that gets no handle has no exact products, and says so; others have. */
+/* A product of a known kind asks for no algorithm; of another, once. */
+NIB_TEST(CudaGemmExact, AsksForAnAlgorithmOnce)
+{
+    Case c;
+    c.m = 13, c.n = 48, c.k = 40; /* no other test's */
+    const int before = nib_emu_cublaslt_heuristics();
+    check(c);
+    EXPECT(nib_emu_cublaslt_heuristics() == before + 1, "the first time");
+    check(c), check(c, 3);
+    EXPECT(nib_emu_cublaslt_heuristics() == before + 1, "again");
+    Case others[5] = { c, c, c, c, c };
+    others[0].m = 14, others[1].bias = true, others[2].backward = true;
+    others[3].a = others[3].d = others[4].a = others[4].d = NIB_BF16;
+    others[4].format = NIB_MXFP4; /* its factor is no number of the device's */
+    for (int i = 0; i < 10; i++) check(others[i % 5]);
+    EXPECT(nib_emu_cublaslt_heuristics() == before + 6, "other kinds: %d",
+           nib_emu_cublaslt_heuristics() - before);
+}
+
+/* A device that gets no handle has no exact products, and says so; others have. The next product
+ * and the next nib_prepare ask for one again. */
 NIB_TEST(CudaGemmExact, WithoutAHandle)
 {
-    (void)nib_emu_inject("devices=8 fail=cublasLtCreate:1:0");
+    (void)nib_emu_inject("devices=8 fail=cublasLtCreate:1:0 fail=cublasLtCreate:3:0");
     char why[NIB_WHY_BYTES] = "";
     EXPECT(nib_cuda_prepare(7, NIB_PREPARE_GEMM, why) == NIB_OK, "%s", why);
     const nib_device_info info = info_of(7);
@@ -354,8 +377,59 @@ NIB_TEST(CudaGemmExact, WithoutAHandle)
         nib_launch      launch = {};
         launch.why = why, launch.ordinal = 7;
         launch.workspace = (uint8_t *)workspace, launch.workspace_bytes = p.need;
-        EXPECT(p.run(launch) == NIB_ERR_UNSUPPORTED && strstr(why, "no handle"), "%s", why);
+        EXPECT(p.run(launch) == NIB_ERR_UNSUPPORTED
+                   && strstr(why, "no handle for CUDA device 7: status 3, no memory"), "%s", why);
+        EXPECT(p.run(launch) == NIB_OK, "the third time: %s", why);
+        EXPECT_CUDA(cudaDeviceSynchronize());
     }
+    EXPECT(exact_tactic(Case(), info, &tactic), "a tactic that can run by now");
+    (void)nib_emu_inject("devices=8 fail=cublasLtCreate:1:0");
+    const nib_device_info sixth = info_of(6);
+    EXPECT(nib_cuda_prepare(6, NIB_PREPARE_GEMM, why) == NIB_OK
+               && nib_cuda_gemm_exact_why_not(&sixth), "refused once");
+    EXPECT(nib_cuda_prepare(6, NIB_PREPARE_GEMM, why) == NIB_OK
+               && !nib_cuda_gemm_exact_why_not(&sixth), "prepared again");
+    EXPECT_CUDA(cudaSetDevice(0));
+    (void)nib_emu_inject("none");
+}
+
+/* Threads that all find it refused; and none is made while the stream is being captured. */
+NIB_TEST(CudaGemmExact, AHandleIsAskedForAgainInThreads)
+{
+    (void)nib_emu_inject("devices=8 fail=cublasLtCreate:1:0");
+    char why[NIB_WHY_BYTES] = "";
+    EXPECT(nib_cuda_prepare(5, NIB_PREPARE_GEMM, why) == NIB_OK, "%s", why);
+    EXPECT_CUDA(cudaSetDevice(5));
+    {
+        Product         p(Case(), inputs_of(Case(), 1), 5);
+        Device<uint8_t> workspace(p.need);
+        cudaStream_t    stream;
+        cudaGraph_t     graph;
+        EXPECT_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+        nib_launch launch = {};
+        launch.why = why, launch.ordinal = 5, launch.stream = stream;
+        launch.workspace = (uint8_t *)workspace, launch.workspace_bytes = p.need;
+        EXPECT_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+        EXPECT(p.run(launch) == NIB_ERR_UNSUPPORTED && strstr(why, "no handle"), "%s", why);
+        EXPECT_CUDA(cudaStreamEndCapture(stream, &graph));
+        EXPECT_CUDA(cudaGraphDestroy(graph));
+        EXPECT_CUDA(cudaStreamDestroy(stream));
+    }
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; t++) {
+        threads.emplace_back([] {
+            char            words[NIB_WHY_BYTES] = "";
+            EXPECT_CUDA(cudaSetDevice(5));
+            Product         p(Case(), inputs_of(Case(), 1), 5);
+            Device<uint8_t> workspace(p.need);
+            nib_launch      launch = {};
+            launch.why = words, launch.ordinal = 5;
+            launch.workspace = (uint8_t *)workspace, launch.workspace_bytes = p.need;
+            EXPECT(p.run(launch) == NIB_OK, "%s", words);
+            EXPECT_CUDA(cudaDeviceSynchronize());
+        });
+    }
+    for (std::thread &t : threads) t.join();
     EXPECT_CUDA(cudaSetDevice(0));
     (void)nib_emu_inject("none");
 }
