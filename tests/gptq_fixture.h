@@ -128,6 +128,7 @@ void gptq_check(const runner *r, const gptq_job *job, double tolerance);
 
 /* The sum over rows of d h d^T, d = w - q, of what was written. */
 double gptq_error(const gptq_job *job, const gptq_result *result);
+double gptq_row_error(const gptq_job *job, const gptq_result *result, int64_t row);
 const char *gptq_text(const runner *r, const gptq_job *job);
 
 #endif

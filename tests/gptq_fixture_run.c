@@ -251,19 +251,24 @@ ref_layer gptq_layer_of(const gptq_job *job, const ref_rounding *r, const gptq_r
                         .plain = o->factor.outcome != NIB_GPTQ_DONE };
 }
 
-double gptq_error(const gptq_job *job, const gptq_result *o)
+double gptq_row_error(const gptq_job *job, const gptq_result *o, int64_t row)
 {
     const gptq_source *s = job->s;
     const int64_t per_row = blocks_of(job);
     const ref_rounding r = gptq_rounding_of(job);
-    double *d = malloc((size_t)s->k * sizeof *d + 8), sum = 0;
-    for (int64_t i = 0; i < s->rows; i++) {
-        for (int64_t j = 0; j < s->k; j++)
-            d[j] = (double)s->wf[i * s->k + j]
-                 - ref_value(&r, o->words[i * per_row + j / r.block], o->codes[i * s->k + j]);
-        sum += ref_quadratic(d, s->h, s->k);
-    }
+    double *d = malloc((size_t)s->k * sizeof *d + 8);
+    for (int64_t j = 0; j < s->k; j++)
+        d[j] = (double)s->wf[row * s->k + j]
+             - ref_value(&r, o->words[row * per_row + j / r.block], o->codes[row * s->k + j]);
+    const double error = ref_quadratic(d, s->h, s->k);
     free(d);
+    return error;
+}
+
+double gptq_error(const gptq_job *job, const gptq_result *o)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < job->s->rows; i++) sum += gptq_row_error(job, o, i);
     return sum;
 }
 

@@ -140,6 +140,70 @@ NIB_TEST(OnDeviceGptqOutcome, NotDefiniteMeansPlainRounding)
     }
 }
 
+/* Weights of which every second row's sum is below 0, and that of most inputs of the others. */
+static gptq_source below_zero_make(int64_t k)
+{
+    gptq_source s = pairs_make(k, 1.5);
+    for (int64_t i = 0; i < s.rows; i++)
+        for (int64_t j = 0; j + 1 < k; j += 2) {
+            float *const pair = s.wf + i * k + j;
+            const int positive = i % 2 && j >= k / 4 * 3;
+            if (positive) pair[0] *= 3;
+            pair[1] = positive ? pair[0] : -pair[0];
+        }
+    gptq_source_store(&s);
+    return s;
+}
+
+static double weight_of(const gptq_source *s, int64_t row)
+{
+    double *w = malloc((size_t)s->k * sizeof *w);
+    for (int64_t j = 0; j < s->k; j++) w[j] = (double)s->wf[row * s->k + j];
+    const double weight = ref_quadratic(w, s->h, s->k);
+    free(w);
+    return weight;
+}
+
+static void expect_sum(const runner *r, const char *what, double got, double right, double tiny)
+{
+    EXPECT(fabs(got - right) <= tiny, "%s: %s is %g, not %g", r->name, what, got, right);
+}
+
+/* H is not definite, damping makes it so: what is reported is of H itself. */
+NIB_TEST(OnDeviceGptqOutcome, SumsBelowZeroCountAsZeroWhereAFactorStands)
+{
+    GPTQ_RUNNERS_OR_SKIP(list, n);
+    random_state = 64;
+    for (int i = 0; i < 2 * n; i++) {
+        const runner *r = list[i / 2];
+        gptq_source s = below_zero_make(r == list[n - 1] ? 700 : 70);
+        gptq_job job = gptq_job_of(&s, NIB_NVFP4);
+        job.real = (nib_real)(i % 2);
+        gptq_result o = gptq_run(r, &job);
+        job.most_damping = job.damping = 0.05; /* plain rounding then, with sums as they are */
+        gptq_result plain = gptq_run(r, &job);
+        REQUIRE(o.factor.outcome == NIB_GPTQ_DONE && o.factor.tries == 3
+                && plain.factor.outcome == NIB_GPTQ_NOT_DEFINITE, "%s: outcomes", r->name);
+        double weight[2] = { 0 }, error = 0, rounded[2] = { 0 }; /* as counted, and as they are */
+        for (int64_t row = 0; row < s.rows; row++) {
+            const double w = weight_of(&s, row), p = gptq_row_error(&job, &plain, row);
+            weight[0] += fmax(w, 0), weight[1] += w;
+            rounded[0] += fmax(p, 0), rounded[1] += p;
+            error += fmax(gptq_row_error(&job, &o, row), 0);
+        }
+        const double tiny = 1e-5 * weight[0];
+        REQUIRE(weight[0] > weight[1] + 100 * tiny && rounded[0] > rounded[1] + 10 * tiny,
+                "%s: no row's sum is below 0", r->name);
+        expect_sum(r, "weight", o.report.weight, weight[0], tiny);
+        expect_sum(r, "error", o.report.error, error, tiny);
+        expect_sum(r, "plain_error", o.report.plain_error, rounded[0], tiny);
+        expect_sum(r, "weight without a factor", plain.report.weight, weight[1], tiny);
+        expect_sum(r, "error without a factor", plain.report.error, rounded[1], tiny);
+        gptq_result_free(&o), gptq_result_free(&plain);
+        gptq_source_free(&s);
+    }
+}
+
 /* Of rows of no inputs and inputs of no rows nothing is to be said. */
 NIB_TEST(OnDeviceGptqOutcome, NoRowsOrNoInputs)
 {

@@ -144,6 +144,10 @@ gptq_dead_input_lives  gptq_factor_cuda.cu -                forward OnDeviceGptq
     s/1\.0 \+ added : added/added : added/
 gptq_square_half_known gptq_cuda.cu       -                 forward OnDeviceGptqBackends.*
     s/\(i > j \? i : j\), q/i, q/
+gptq_panels_at_least_0 gptq_cuda.cu       -                 forward OnDeviceGptqOutcome.*
+    s/m->done \&\& first \+ side == g\.k/m->done/
+gptq_below_zero_kept   gptq_cuda.cu       -                 forward OnDeviceGptqOutcome.*
+    s/clamps \&\& sum < 0\.0/clamps \&\& sum < -1e300/
 hessian_rotated_wrong  hessian_cuda.cu    -                 forward OnDeviceGptqBackends.*
     s/\(ab - cd\) \* factor/(cd - ab) * factor/
 hessian_look_too_wide  hessian_look_cuda.cu -               forward OnDeviceHessian.*

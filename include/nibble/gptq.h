@@ -142,8 +142,7 @@ typedef struct nib_gptq_options {
 
 /* What became of one layer. Host memory. Errors are of H itself, without damping, in f64 from sums
  * in the factor's type. Of an H that is not definite a row's sum can be below 0: it counts as 0
- * where outcome is NIB_GPTQ_DONE (on a GPU in error alone, of rows that are not plain), and as it
- * is where it is NIB_GPTQ_NOT_DEFINITE. */
+ * where outcome is NIB_GPTQ_DONE, and as it is where it is NIB_GPTQ_NOT_DEFINITE. */
 typedef struct nib_gptq_report {
     uint32_t         size;        /* sizeof(nib_gptq_report) */
     nib_gptq_outcome outcome;     /* the factor's */

@@ -60,11 +60,11 @@ gptq_square(const T *__restrict__ h, int64_t ld, int64_t first, int side, T *to)
     to[(int64_t)i * side + j] = h[p * ld + q];
 }
 
-/* errors += the sum over a panel of y d, a warp a row, in f64. */
+/* errors += the sum over a panel of y d, a warp a row, in f64; clamps: below 0 it counts as 0. */
 template <class T>
 __global__ void __launch_bounds__(NIB_GPTQ_THREADS)
 gptq_dot(const T *__restrict__ d, int64_t ld, const T *__restrict__ y, int side, int64_t rows,
-         bool is_first, double *errors)
+         bool is_first, bool clamps, double *errors)
 {
     const int64_t row = (int64_t)blockIdx.x * NIB_GPTQ_WARPS + threadIdx.x / 32;
     const int     lane = threadIdx.x % 32;
@@ -73,7 +73,9 @@ gptq_dot(const T *__restrict__ d, int64_t ld, const T *__restrict__ y, int side,
     for (int i = lane; i < side; i += 32)
         sum += (double)d[row * ld + i] * (double)y[row * side + i];
     for (int by = 16; by; by /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, by);
-    if (!lane) errors[row] = is_first ? sum : errors[row] + sum;
+    if (lane) return;
+    if (!is_first) sum += errors[row];
+    errors[row] = clamps && sum < 0.0 ? 0.0 : sum;
 }
 
 /* ---- one tile of rows ---- */
@@ -82,6 +84,7 @@ struct Measure {
     const nib_launch  *launch;
     const nib_hessian *h;
     GptqRoom           room;
+    bool               done; /* the factor stands: sums below 0 are an H's that is not definite */
 };
 
 template <class T>
@@ -108,7 +111,7 @@ nib_status measure_panel(Measure *m, const GptqLayer &g, int64_t first, double *
     NIB_CUDA_TRY(nib_cuda_lt_product(m->launch, p, workspace, NIB_GPTQ_LT_WORKSPACE));
     NIB_LAUNCH(gptq_dot<T>, (unsigned)nib_ceil_div(g.rows, (int64_t)NIB_GPTQ_WARPS),
                NIB_GPTQ_THREADS, 0, stream, d + first, g.k, (const T *)y, side, g.rows,
-               first == 0, errors);
+               first == 0, m->done && first + side == g.k, errors);
     return NIB_OK;
 }
 
@@ -236,7 +239,7 @@ nib_status nib_cuda_gptq_measure(const nib_launch *launch, const nib_gptq_reques
     GptqLayer layer;
     NIB_CUDA_TRY(nib_cuda_gptq_layer(launch, request, &layer));
     Measure m = {};
-    m.launch = launch, m.h = h;
+    m.launch = launch, m.h = h, m.done = request->factor->outcome == NIB_GPTQ_DONE;
     m.room = gptq_room(h->real, rows, h->k, nib_cuda_gptq_group(request));
     NIB_CUDA_TRY(h->real == NIB_REAL_F64 ? measure<double>(&m, &layer, rows)
                                          : measure<float>(&m, &layer, rows));
