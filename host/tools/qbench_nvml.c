@@ -1,8 +1,6 @@
 /* qbench_nvml.c: a GPU's clocks and whether they are held down, from NVML, which comes with the
  * driver and is opened at run time. Without it nothing is known, and nothing is claimed. */
 #include <dlfcn.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "qbench.h"
 
@@ -14,7 +12,8 @@ enum { CLOCK_SM = 1, CLOCK_MEM = 2, SLOWED = 0x4 | 0x8 | 0x20 | 0x40 | 0x80 };
 
 static struct {
     int tried;
-    int (*device_by_index)(unsigned, nvml_device *);
+    int (*device_by_bus)(const char *, nvml_device *);
+    int (*bus_of)(char *, int, int); /* of libcuda's device */
     int (*clock)(nvml_device, unsigned, unsigned *);
     int (*max_clock)(nvml_device, unsigned, unsigned *);
     int (*reasons)(nvml_device, unsigned long long *);
@@ -24,9 +23,17 @@ static struct {
 
 static void *entry(void *library, const char *name) { return dlsym(library, name); }
 
+/* The driver that the CUDA backend has loaded by now; its devices are numbered as the runtime's. */
+static void open_driver(void)
+{
+    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    int (*init)(unsigned) = library ? (int (*)(unsigned))entry(library, "cuInit") : NULL;
+    if (init && init(0) == 0) *(void **)&nvml.bus_of = entry(library, "cuDeviceGetPCIBusId");
+}
+
 static int open_nvml(void)
 {
-    if (nvml.tried) return nvml.device_by_index != NULL;
+    if (nvml.tried) return nvml.device_by_bus != NULL;
     nvml.tried = 1;
     void *library = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
     if (!library) return 0;
@@ -37,25 +44,18 @@ static int open_nvml(void)
     *(void **)&nvml.reasons = entry(library, "nvmlDeviceGetCurrentClocksThrottleReasons");
     *(void **)&nvml.power_limit = entry(library, "nvmlDeviceGetEnforcedPowerLimit");
     *(void **)&nvml.driver = entry(library, "nvmlSystemGetDriverVersion");
-    *(void **)&nvml.device_by_index = entry(library, "nvmlDeviceGetHandleByIndex_v2");
-    return nvml.device_by_index != NULL;
+    *(void **)&nvml.device_by_bus = entry(library, "nvmlDeviceGetHandleByPciBusId_v2");
+    open_driver();
+    return nvml.device_by_bus != NULL;
 }
 
-/* CUDA counts those devices that CUDA_VISIBLE_DEVICES names; only a list of numbers is read. */
+/* NVML counts GPUs by their places on the bus; CUDA by CUDA_DEVICE_ORDER, the fastest first, those
+ * that CUDA_VISIBLE_DEVICES names. The place itself is the same for both. */
 static int handle(int32_t ordinal, nvml_device *device)
 {
-    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
-    unsigned index = (unsigned)ordinal;
-    if (!open_nvml()) return 0;
-    if (visible && *visible) {
-        for (int32_t i = 0; i < ordinal && visible; i++) {
-            visible = strchr(visible, ',');
-            if (visible) visible++;
-        }
-        if (!visible || *visible < '0' || *visible > '9') return 0;
-        index = (unsigned)strtoul(visible, NULL, 10);
-    }
-    return nvml.device_by_index(index, device) == 0;
+    char bus[32];
+    return open_nvml() && nvml.bus_of && nvml.bus_of(bus, (int)sizeof bus, ordinal) == 0
+        && nvml.device_by_bus(bus, device) == 0;
 }
 
 int64_t nib_qb_gpu_throttled(int32_t ordinal)
