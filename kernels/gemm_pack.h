@@ -34,47 +34,45 @@ NIB_HD uint32_t nib_gemm_scaled_code(uint32_t code, uint32_t e4m3)
     return (e4m3 & 0x7fu) == 0 ? 0 : code ^ (e4m3 >> 7 << 3);
 }
 
-/* Row's E8M0 scale of a block for its entry: 0 if all codes are, so that it raises no E. */
-NIB_HD uint32_t nib_gemm_e8m0_of(const nib_packed *p, int64_t row, int64_t block)
+NIB_HD int nib_gemm_is_zero(const nib_packed *p, int64_t row, int64_t block)
 {
-    const uint32_t byte = nib_gemm_source_scale(p, row, block);
-    const int      length = nib_part_block(p->format);
-    uint32_t       any = byte == NIB_E8M0_NAN;
+    const int length = nib_part_block(p->format);
+    uint32_t  any = 0;
     for (int i = 0; i < length && !any; i++) {
         any = nib_gemm_source_code(p, row, block * length + i) & 7u;
     }
-    return any ? byte : 0;
+    return !any;
 }
 
-/* The entries of rows g and g + 8 of a chunk, by the lane whose t is 0. */
-NIB_HD void nib_gemm_pack_e8m0(const nib_packed *src, int block, int64_t row, int64_t unit,
-                               uint8_t *entry)
+/* A row's E8M0 scale of a block in a GPU's tile. */
+NIB_HD uint32_t nib_gemm_e8m0_of(const nib_packed *p, int64_t row, int64_t block)
 {
-    const int blocks = NIB_GEMM_TILE / block;
-    uint32_t  bytes = 0;
-    for (int b = 0; b < blocks; b++) {
-        bytes |= nib_gemm_e8m0_of(src, row, unit * blocks + b) << 8 * b;
+    const uint32_t own = nib_gemm_source_scale(p, row, block);
+    const int64_t  blocks = NIB_GEMM_TILE / nib_part_block(p->format);
+    uint32_t       most = 0;
+    if (own == NIB_E8M0_NAN || !nib_gemm_is_zero(p, row, block)) return own;
+    for (int64_t b = block / blocks * blocks; b < block / blocks * blocks + blocks; b++) {
+        const uint32_t other = nib_gemm_source_scale(p, row, b);
+        if (other > most && other != NIB_E8M0_NAN && !nib_gemm_is_zero(p, row, b)) most = other;
     }
-    const uint32_t made = nib_gemm_e8m0_entry(bytes, blocks);
-    for (int b = 0; b < blocks; b++) entry[b] = (uint8_t)(made >> 8 * b);
+    return most;
 }
 
-/* Row g + 8 * h of a chunk, and its scale where that is E4M3; it is written by one of those that
- * share it. */
+/* Scale of row g + 8 * h of a chunk, which is written by one of those that share it; returns what
+ * its codes are to know of it. */
 NIB_HD uint32_t nib_gemm_pack_scale(const nib_packed *src, const nib_gemm_weights *w, int64_t row,
                                     int64_t unit, int chunk, int h, uint8_t *scales)
 {
     const int rt = chunk / 32, g = chunk % 32 / 4, t = chunk % 4;
-    const int block = nib_part_block(w->format);
+    const int block = nib_part_block(w->format), writes = t % (block / 16) == 0;
+    const int64_t  at = (unit * NIB_GEMM_TILE + 16 * t) / block;
+    uint8_t *const to = scales + nib_gemm_scale_at(block, rt, g, h, t);
     if (!nib_part_e4m3_scale(w->format)) {
-        if (t == 0)
-            nib_gemm_pack_e8m0(src, block, row, unit, scales + nib_gemm_e8m0_at(block, rt, g, h));
+        if (writes) *to = (uint8_t)nib_gemm_e8m0_of(src, row, at);
         return 1u;
     }
-    const uint32_t scale =
-        nib_gemm_source_scale(src, row, (unit * NIB_GEMM_TILE + 16 * t) / block);
-    if (t % (block / 16) == 0)
-        scales[nib_gemm_e4m3_at(block, rt, g, h, t)] = (uint8_t)nib_gemm_s0e5m3(scale);
+    const uint32_t scale = nib_gemm_source_scale(src, row, at);
+    if (writes) *to = (uint8_t)nib_gemm_s0e5m3(scale);
     return scale;
 }
 
@@ -150,16 +148,9 @@ NIB_HD float nib_gemm_gpu_value(const nib_gemm_weights *w, int64_t n, int64_t k)
     const uint32_t word = at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16
                         | (uint32_t)at[3] << 24;
     const uint32_t code = nib_gemm_codes_of((int)w->layout, word) >> 4 * i & 15u;
-    float scale;
-    if (nib_part_e4m3_scale(w->format)) {
-        scale = nib_gemm_s0e5m3_to_f32(scales[nib_gemm_e4m3_at(block, rt, g, h, t)]);
-    } else {
-        const uint8_t *e = scales + nib_gemm_e8m0_at(block, rt, g, h);
-        const int      blocks = NIB_GEMM_TILE / block;
-        uint32_t       entry = 0;
-        for (int b = 0; b < blocks; b++) entry |= (uint32_t)e[b] << 8 * b;
-        scale = nib_gemm_e8m0_scale(entry, nib_gemm_e8m0_below(entry, blocks, c / block));
-    }
+    const uint32_t byte = scales[nib_gemm_scale_at(block, rt, g, h, t)];
+    const float scale = nib_part_e4m3_scale(w->format) ? nib_gemm_s0e5m3_to_f32(byte)
+                                                       : nib_e8m0_to_f32(byte);
     return nib_element_to_f32(NIB_EL_E2M1, code) * scale;
 }
 

@@ -128,7 +128,7 @@ NIB_TEST(OnDeviceGemmBadInput, OfPackAndUnpack)
     BOTH(ARGUMENT, "w->size is 8", r.w.size = 8);
     BOTH(ARGUMENT, "w->layout 0 is unknown", r.w.layout = NIB_GEMM_LAYOUT_AUTO);
     BOTH(ARGUMENT, "w->layout 9 is unknown", r.w.layout = (nib_gemm_layout)9);
-    BOTH(UNSUPPORTED, "layout version is 7, this library's 1", r.w.layout_version = 7);
+    BOTH(UNSUPPORTED, "layout version is 7, this library's 2", r.w.layout_version = 7);
     BOTH(ARGUMENT, "w->gated is -1", r.w.gated = -1);
     BOTH(SHAPE, "w->ld_tiles 1 <", r.w.ld_tiles = 1);
     BOTH(ARGUMENT, "w->codes is NULL", r.w.codes = NULL);
@@ -322,7 +322,7 @@ NIB_TEST(OnDeviceGemmBadInput, OfProducts)
     BAD(ARGUMENT, "plan is NULL", nib_gemm(&r.exec, NULL, &r.args), (void)0);
     BAD(ARGUMENT, "args is NULL", nib_gemm(&r.exec, &r.plan, NULL), (void)0);
     /* weights */
-    RUN(UNSUPPORTED, "layout version is 2", r.w.layout_version = 2);
+    RUN(UNSUPPORTED, "layout version is 1", r.w.layout_version = 1);
     RUN(UNSUPPORTED, "weights of layout", r.w.layout = r.w.layout == NIB_GEMM_LAYOUT_SM80
                                               ? NIB_GEMM_LAYOUT_SM100 : NIB_GEMM_LAYOUT_SM80);
     RUN(UNSUPPORTED, "format 0x201100", r.w.format = NIB_NVFP4_B32);

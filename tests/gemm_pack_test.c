@@ -85,20 +85,6 @@ static bytes_of packed_by(const runner *r, nib_gemm_layout layout, const gemm_so
 
 /* ---- back ---- */
 
-/* What a layout keeps of a weight: GPUs count a scale 2^63 below the largest of its row's tile,
- * of blocks that are not all zeros, as 0. */
-static int is_dropped(gemm_source *s, nib_gemm_layout layout, int64_t n, int64_t k)
-{
-    const int64_t block = nib_format_block(s->p.format), cols = s->p.cols;
-    int most = 0;
-    if (layout == NIB_GEMM_LAYOUT_CPU || nib_format_scale(s->p.format) == NIB_SCALE_E4M3) return 0;
-    for (int64_t i = k / 64 * 64; i < k / 64 * 64 + 64 && i < cols; i++) {
-        const int e = *gemm_source_scale(s, n, i / block);
-        if (e > most && s->w[n * cols + i] != 0) most = e;
-    }
-    return most - *gemm_source_scale(s, n, k / block) >= 63;
-}
-
 static void expect_unpacked(const runner *r, nib_gemm_layout layout, gemm_source *s, int32_t gated,
                             nib_dtype dtype)
 {
@@ -119,8 +105,7 @@ static void expect_unpacked(const runner *r, nib_gemm_layout layout, gemm_source
         uint8_t right[4];
         memset(right, POISON, 4);
         if (col < k) { /* element * scale in f32, then times t */
-            const float w = is_dropped(s, layout, row, col) ? 0 : (float)s->w[row * k + col];
-            gemm_put_number(dtype, right, 0, (double)(w * (float)t));
+            gemm_put_number(dtype, right, 0, (double)((float)s->w[row * k + col] * (float)t));
         }
         const double a = gemm_number(dtype, got, i), b = gemm_number(dtype, right, 0);
         wrong += col < k ? !(a == b || (isnan(a) && isnan(b)))

@@ -163,7 +163,8 @@ NIB_TEST(OnDeviceGemmPlan, BatchInvariantRowsDoNotDependOnM)
             if (!runner_is_cuda(list[i]) && turn / 6)
                 c.o.activations = NIB_GEMM_ACTIVATIONS_INT8;
             gemm_source s = gemm_source_make(c.o.format, c.o.n, c.o.k, NIB_CODES_PAIRS,
-                                             NIB_SCALES_LINEAR, 0, GEMM_TAME);
+                                             NIB_SCALES_LINEAR, 0,
+                                             turn / 4 % 2 ? GEMM_WIDE : GEMM_TAME);
             gemm_inputs x = gemm_inputs_make(&c);
             gemm_pack p = gemm_pack_of(list[i], &s, c.o.gated);
             uint8_t *all = gemm_run(list[i], &c, &s, &p, &x, &bytes);

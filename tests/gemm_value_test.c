@@ -200,6 +200,35 @@ NIB_TEST(OnDeviceGemmValue, E8M0WeightsFarBelowTheirRow)
     }
 }
 
+/* E8M0: scales that rise, fall and jump along rows so long that each warp meets several tiles. */
+NIB_TEST(OnDeviceGemmValue, E8M0ScalesThatChangeAlongTheRow)
+{
+    enum { N = 24, K = 64 * 34 + 40 };
+    REQUIRE(has_products(), "this backend has no products");
+    random_state = 640;
+    for (int turn = 0; turn < 6 && !nib_test_failed(); turn++) {
+        const nib_format format = turn % 2 ? NIB_MXFP4_B16 : NIB_MXFP4;
+        gemm_case c = { .m = turn % 2 ? 3 : 18, .label = "along the row" };
+        c.o = gemm_options(format, N, K, c.m, turn / 2 == 1 ? NIB_BF16 : NIB_F16, NIB_F32);
+        if (turn / 2 == 2) c.o.accumulate = NIB_GEMM_ACCUMULATE_F16;
+        gemm_source s = gemm_source_make(format, N, K, NIB_CODES_PAIRS, NIB_SCALES_LINEAR, 0,
+                                         GEMM_TAME);
+        for (int64_t i = 0; i < N * nib_scales_per_row(format, K); i++) {
+            const int64_t n = i / nib_scales_per_row(format, K);
+            const int tile = (int)(i % nib_scales_per_row(format, K) * nib_format_block(format)
+                                   / 64);
+            const int low = (int)(next_random() >> 6) % 20;
+            const int e[6] = { tile, -tile, tile / 3 * 7, tile == 20 ? 60 : 0, -low,
+                               tile % 2 ? 0 : tile - low };
+            *gemm_source_scale(&s, n, i % nib_scales_per_row(format, K)) =
+                (uint8_t)(100 + e[n % 6]);
+        }
+        gemm_source_decode(&s);
+        FOR_EACH_TACTIC(r, &c, gemm_check(r, &c, &s));
+        gemm_source_free(&s);
+    }
+}
+
 NIB_TEST(OnDeviceGemmValue, ANaNScaleSpoilsItsColumn)
 {
     enum { N = 72, K = 136 };

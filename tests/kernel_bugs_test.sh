@@ -111,7 +111,7 @@ step_of_hi_always      step_codes_cuda.cu -                 forward OnDeviceStep
 step_lanes_forgotten   step_codes_cuda.cu -                 forward OnDeviceStepCodes*
     s/o = team \/ 2; o;/o = team \/ 4; o;/
 product_scale_of_row_g gemm_decode.cuh    gemm_small_cuda.cu forward OnDeviceGemm*
-    s/i % 2 \* 2 \+ h\)/i % 2 * 2)/
+    s/i % 2 \* 2 \+ h;/i % 2 * 2;/
 product_bias_of_gate   gemm_job.cuh       gemm_tile_cuda.cu forward OnDeviceGemm*
     s/job\.n \/ 2 \+ column/column/
 product_split_too_long gemm_small_cuda.cu -                 forward OnDeviceGemm*
@@ -126,6 +126,10 @@ product_copy_past_k    gemm_tile_cuda.cu  -                 forward OnDeviceGemm
     s/from->chunks > 0 \&\&/from->chunks >= 0 \&\&/
 product_chunk_end_lost gemm_tile_cuda.cu  -                 forward OnDeviceGemm*
     s/in_chunk == 0 \|\| u \+ 1 == left/in_chunk == 0/
+product_sums_too_high  gemm_floor.cuh     gemm_small_cuda.cu forward OnDeviceGemmValue.E8M0*
+    s/\(127 \+ down\)/127/
+product_floor_too_low  gemm_floor.cuh     gemm_tile_cuda.cu forward OnDeviceGemmValue.E8M0*
+    s/top > floor \+ Kind::span/top > floor + Kind::span + 9/
 product_top_off_by_one gemm_exact_cuda.cu -                 forward OnDeviceGemm*
     s/- 127 - 13/- 127 - 12/
 gptq_errors_misplaced  gptq_block.cuh     gptq_sweep_cuda.cu forward OnDeviceGptqBackends.*

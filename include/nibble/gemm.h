@@ -54,7 +54,7 @@ typedef enum nib_gemm_layout {
     NIB_GEMM_LAYOUT_SM100 = 3  /* the same tiles, codes in the order of hardware's cvt: Blackwell */
 } nib_gemm_layout;             /* append-only */
 
-enum { NIB_GEMM_LAYOUT_VERSION = 1 }; /* of the bytes; a pack of another version is refused */
+enum { NIB_GEMM_LAYOUT_VERSION = 2 }; /* of the bytes; a pack of another version is refused */
 
 /* What a pack is. A plain value without a header in the bytes: it is stored with them. All but the
  * pointers come from nib_gemm_describe. */
@@ -89,8 +89,7 @@ nib_status nib_gemm_describe(const nib_device *device, nib_gemm_layout layout, n
 int64_t nib_gemm_codes_bytes(const nib_gemm_weights *w);
 int64_t nib_gemm_scales_bytes(const nib_gemm_weights *w);
 
-/* Reorders a packed matrix into w. Exact but for what the bound says of E8M0 scales: scales 2^63
- * or more below the largest of the row's tile count as 0. Padding is written as zeros.
+/* Reorders a packed matrix into w, exactly. Padding is written as zeros.
  *
  *   src  N x K, any code order and scale layout; gated: rows 0..N/2-1 the gate, N/2..N-1 the other
  *   w    described for src's format and size, with buffers; its tensor_scale is not touched: it is

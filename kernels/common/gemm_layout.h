@@ -14,10 +14,8 @@
  *
  *   codes, 2048 bytes:  SM80    [rt 0..3][lane][j]                16 bytes a lane and load
  *                       SM100   [rt / 2][lane][rt % 2][j]         32 bytes
- *   scales              E4M3 by 16   256 bytes [g][t][rt][h]      h: row g + 8 * h; a byte S0E5M3
- *                       E4M3 by 32   128       [g][t / 2][rt][h]
- *                       E8M0 by 32   128       [g][rt][h]         2 bytes, see below
- *                       E8M0 by 16   256       [g][rt][h]         4 bytes
+ *   scales              by 16   256 bytes  [g][t][rt][h]          h: row g + 8 * h
+ *                       by 32   128        [g][t / 2][rt][h]
  *
  * Words. SM100: byte r = code of half 0 | code of half 1 << 4, what cvt.f16x2.e2m1x2 takes. SM80:
  * each half of the word has the 4 codes of its half e, signs and magnitudes apart, so that 11
@@ -30,10 +28,9 @@
  *   r=3   13    [2:0]       w << 9   & 0e00 | w << 2 & 8000
  *
  * Scales. E4M3 becomes S0E5M3 = half(s) >> 7, exact for every s >= 0 (a negative one negates its
- * codes; one that is 0 makes them 0, since bf16's decoding has no zero): half = byte << 7. E8M0 by
- * rows and tiles: the largest exponent E, and how far below it each block is, at most 63, which
- * counts as 0. 2 bytes: E, then for blocks 0 and 1 a signed difference, positive if block 0 is the
- * lower. 4 bytes: E, then 6 bits for each of 4 blocks. E = 255 is NaN for all of them.
+ * codes; one that is 0 makes them 0, since bf16's decoding has no zero): half = byte << 7. E8M0
+ * stays as it is; of a block of zeros it becomes the largest of the row's others in the tile, not
+ * NaN, and 0 where there are none, so that it is never what stands out.
  *
  * CPU. A tile is 8 rows x 32 columns: 128 bytes of codes, and of a block its 8 rows' scales, E4M3
  * as S0E5M3, E8M0 as they came. A row is a lane, of f32, and of 32-bit numbers whose bytes an int8
@@ -125,16 +122,10 @@ NIB_HD int nib_gemm_chunk_col(int lane, int j, int code)
 
 NIB_HD int nib_gemm_scale_tile_bytes(int block) { return NIB_GEMM_TILE * NIB_GEMM_TILE / block; }
 
-/* Byte of the scale of row 16 * rt + g + 8 * h and the columns of t, E4M3. */
-NIB_HD int nib_gemm_e4m3_at(int block, int rt, int g, int h, int t)
+/* Byte of the scale of row 16 * rt + g + 8 * h and the columns of t. */
+NIB_HD int nib_gemm_scale_at(int block, int rt, int g, int h, int t)
 {
     return (block == 16 ? g * 4 + t : g * 2 + t / 2) * 8 + rt * 2 + h;
-}
-
-/* First byte of a row's entry, E8M0: 64 / block bytes. */
-NIB_HD int nib_gemm_e8m0_at(int block, int rt, int g, int h)
-{
-    return (g * 8 + rt * 2 + h) * (NIB_GEMM_TILE / block);
 }
 
 /* |s| of an E4M3 byte as S0E5M3; NaN as 0xff, which f16 and bf16 decode to NaN. */
@@ -150,44 +141,6 @@ NIB_HD float nib_gemm_s0e5m3_to_f32(uint32_t byte)
 {
     return byte == 0xffu ? nib_float_of(NIB_F32_NAN_BITS)
          : byte ? nib_float_of((byte << 20) + (112u << 23)) : 0.0f;
-}
-
-/* blocks (2 or 4) E8M0 bytes of a row in a tile, the first the lowest, to the entry's little-endian
- * number, and how far below E = entry & 255 block b is: 63 and more as 63, "counts as 0". */
-NIB_HD uint32_t nib_gemm_e8m0_entry(uint32_t e8m0, int blocks)
-{
-    uint32_t top = 0, entry;
-    for (int b = 0; b < blocks; b++) {
-        const uint32_t byte = e8m0 >> 8 * b & 255u;
-        top = byte > top ? byte : top;
-    }
-    entry = top;
-    if (blocks == 2) {
-        const int below0 = (int)(top - (e8m0 & 255u)), below1 = (int)(top - (e8m0 >> 8 & 255u));
-        const int capped0 = below0 < 63 ? below0 : 63, capped1 = below1 < 63 ? below1 : 63;
-        return entry | (uint32_t)(uint8_t)(capped0 - capped1) << 8;
-    }
-    for (int b = 0; b < 4; b++) {
-        const uint32_t below = top - (e8m0 >> 8 * b & 255u);
-        entry |= (below < 63 ? below : 63) << (8 + 6 * b);
-    }
-    return entry;
-}
-
-NIB_HD int nib_gemm_e8m0_below(uint32_t entry, int blocks, int b)
-{
-    if (blocks == 4) return (int)(entry >> (8 + 6 * b) & 63);
-    const int d = (int)(int8_t)(entry >> 8 & 255); /* > 0: block 0 is lower */
-    return b == 0 ? (d > 0 ? d : 0) : d < 0 ? -d : 0;
-}
-
-/* ---- what kernels multiply by, in f32: for references and exact paths ---- */
-
-NIB_HD float nib_gemm_e8m0_scale(uint32_t entry, int below)
-{
-    const uint32_t top = entry & 255u;
-    if (top == NIB_E8M0_NAN) return nib_float_of(NIB_F32_NAN_BITS);
-    return below >= 63 ? 0.0f : nib_pow2((int)top - 127 - below);
 }
 
 /* ---- a CPU's tile ---- */

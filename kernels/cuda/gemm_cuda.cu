@@ -207,7 +207,7 @@ static GemmJob job_of(const nib_launch *launch, const nib_gemm_request *r)
     j.splits = r->splits;
     j.chunk_units = e8m0 || !f16_sums ? 1 : o->f16_chunk / NIB_GEMM_TILE;
     j.d_dtype = (int32_t)o->d_dtype, j.act = (int32_t)o->act, j.gated = o->gated;
-    j.factor = e8m0 ? (f16_sums ? 64.0f : 1.0f) : whole && !f16_sums ? 1.0f : 16384.0f;
+    j.factor = e8m0 ? (f16_sums ? 128.0f : 1.0f) : whole && !f16_sums ? 1.0f : 16384.0f;
     return j;
 }
 

@@ -3,14 +3,14 @@
  *     pair[r] = word's codes of register r, two halves, times their row's scale, exact in f16 and
  *               bf16 (E2M1 x E4M3 has 6 significant bits) but for E8M0 blocks far below their row
  *
- * What comes out is w * scale / factor, with factor NIB_..._FACTOR, a power of two that goes into
- * the product's f32 end. Instructions for a word of 8 codes, by nvcc 13.0 (all 4 targets):
+ * What comes out lacks a power of two, one for all (E4M3) or one a row (E8M0), which goes into the
+ * product's f32 end. Instructions for a word of 8 codes, by nvcc 13.0 (all 4 targets):
  *
  *     f16    11 + 4 products     the interleaved layout: 6 LOP3, 5 shifts
  *     bf16   13 + 4 products     the same words
  *     sm_100 4 cvt + 4 products (f16), 16 + 4 (bf16)
  *
- * and 2 for each scale of a lane, which serves 4 words. */
+ * and 2 for each scale of a lane, which serves 4 words; E8M0 about the same. */
 #ifndef NIB_GEMM_DECODE_CUH
 #define NIB_GEMM_DECODE_CUH
 
@@ -105,28 +105,18 @@ template <int dtype> __device__ __forceinline__ uint32_t gemm_scale_e4m3(uint32_
     return dtype == NIB_DT_F16 ? both * 128u : both * 16u + 0x70007000u;
 }
 
-/* 2^(base - below), or 0 for 63; of a ready entry, see gemm_ready_scales. f16 holds what is above
- * 2^-25: the rest rounds to 0. */
-template <int dtype, int base> __device__ __forceinline__ uint32_t gemm_scale_e8m0(uint32_t entry)
+/* Of E8M0, as gemm_settle leaves byte i: f16's upper byte; for bf16 exponent's bits less field. */
+template <int dtype, int field>
+__device__ __forceinline__ uint32_t gemm_scale_e8m0(uint32_t word, int i)
 {
-    const uint32_t below = entry & 0x1f800000u, bits = ((uint32_t)(127 + base) << 23) - below;
-    if constexpr (dtype == NIB_DT_F16) {
-        return nib_ptx::cvt_f16x2(nib_float_of(bits), nib_float_of(bits));
-    } else {
-        return below == 63u << 23 ? 0u : __byte_perm(bits, 0, 0x3232); /* the upper half, twice */
-    }
+    if constexpr (dtype == NIB_DT_F16)
+        return __byte_perm(word, 0, 0x0404u + 0x1010u * (unsigned)i); /* 0, i, 0, i */
+    return __byte_perm(word, 0, 0x4040u + 0x0101u * (unsigned)i) * 128u + field * 0x00800080u;
 }
 
-/* The f32 scale 2^(E - 127) of an entry's row; E = 0 is 2^-127, 255 NaN. */
-__device__ __forceinline__ float gemm_row_scale(uint32_t entry)
-{
-    const uint32_t e = entry & 255u, bits = e << 23;
-    return nib_float_of(e == 255u ? NIB_F32_NAN_BITS : bits > 0x00400000u ? bits : 0x00400000u);
-}
-
-/* A lane's scales in one tile, E4M3: of 2 row tiles a word; E8M0: an entry a row. */
-template <int scale, int tiles> struct GemmScales {
-    uint32_t word[scale == GEMM_E4M3 ? tiles / 2 : tiles * 2];
+/* A lane's scales in one tile: of 2 row tiles a word, [rt][h]. */
+template <int tiles> struct GemmScales {
+    uint32_t word[tiles / 2];
 };
 
 template <bool shared, class T> __device__ __forceinline__ T gemm_load(const T *p)
@@ -136,68 +126,27 @@ template <bool shared, class T> __device__ __forceinline__ T gemm_load(const T *
 }
 
 /* Where in a tile's scales a lane's are, of row tile 0. */
-template <int scale> __device__ __forceinline__ int gemm_scales_at(int block, int lane)
+__device__ __forceinline__ int gemm_scales_at(int block, int lane)
 {
-    if constexpr (scale == GEMM_E4M3) return nib_gemm_e4m3_at(block, 0, lane / 4, 0, lane % 4);
-    else return lane / 4 * nib_gemm_e8m0_at(block == 16 ? 16 : 32, 0, 1, 0);
+    return nib_gemm_scale_at(block, 0, lane / 4, 0, lane % 4);
 }
 
-/* Of row tiles rt0 .. rt0 + tiles - 1 (E4M3: rt0 and tiles even), from at = the tile's scales +
- * gemm_scales_at. shared: they lie in shared memory, else in global. */
-template <bool shared, int scale, int tiles>
-__device__ __forceinline__ void gemm_load_scales(const uint8_t *at, int block, int rt0,
-                                                 GemmScales<scale, tiles> *to)
+/* Of row tiles rt0 .. rt0 + tiles - 1, both even, from at = the tile's scales + gemm_scales_at.
+ * shared: they lie in shared memory, else in global. */
+template <bool shared, int tiles>
+__device__ __forceinline__ void gemm_load_scales(const uint8_t *at, int rt0, GemmScales<tiles> *to)
 {
-    if constexpr (scale == GEMM_E4M3) {
-        if constexpr (tiles == 4) {
-            const uint2 v = gemm_load<shared>((const uint2 *)at);
-            to->word[0] = v.x, to->word[1] = v.y;
-        } else {
-            to->word[0] = gemm_load<shared>((const uint32_t *)(at + 2 * rt0));
-        }
-    } else if (block == 32) {
-        NIB_UNROLL
-        for (int i = 0; i < tiles; i++) { /* a row tile: rows g and g + 8 */
-            const uint32_t both = gemm_load<shared>((const uint32_t *)at + rt0 + i);
-            to->word[2 * i] = both & 0xffffu, to->word[2 * i + 1] = both >> 16;
-        }
+    if constexpr (tiles == 4) {
+        const uint2 v = gemm_load<shared>((const uint2 *)at);
+        to->word[0] = v.x, to->word[1] = v.y;
     } else {
-        NIB_UNROLL
-        for (int i = 0; i < tiles; i++) {
-            const uint2 v = gemm_load<shared>((const uint2 *)at + rt0 + i);
-            to->word[2 * i] = v.x, to->word[2 * i + 1] = v.y;
-        }
+        to->word[0] = gemm_load<shared>((const uint32_t *)(at + 2 * rt0));
     }
 }
 
 __device__ __forceinline__ uint32_t gemm_word(const uint4 &v, int i)
 {
     return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
-}
-
-/* After the load: of E8M0 entries bits 23..28 become how far below E the lane's block is; bits 0..7
- * stay E, the others mean nothing. */
-template <int scale, int tiles>
-__device__ __forceinline__ void gemm_ready_scales(int block, int lane, GemmScales<scale, tiles> *s)
-{
-    if constexpr (scale == GEMM_E8M0) {
-        const int t = lane % 4;
-        if (block == 16) { /* bits 8 + 6 * t ...: to the left, for t = 3 to the right */
-            NIB_UNROLL
-            for (int i = 0; i < tiles * 2; i++) {
-                const uint32_t w = s->word[i];
-                const uint32_t moved = __funnelshift_l(w, w, (uint32_t)(15 - 6 * t));
-                s->word[i] = (moved & 0x1f800000u) | (w & ~0x1f800000u);
-            }
-        } else {
-            const int sign = t < 2 ? 1 << 23 : -(1 << 23);
-            NIB_UNROLL
-            for (int i = 0; i < tiles * 2; i++) {
-                const int below = sign * (int)(int8_t)(s->word[i] >> 8 & 255u);
-                s->word[i] = (s->word[i] & 255u) | (uint32_t)(below > 0 ? below : 0);
-            }
-        }
-    }
 }
 
 /* ---- all of it, for one kind of kernel ---- */
@@ -207,11 +156,17 @@ template <int layout_, int dtype_, int scale_, bool f16_sums_> struct GemmKind {
     static constexpr bool f16_sums = f16_sums_;
     static constexpr bool whole = layout == NIB_GL_SM100; /* codes' values as they are */
     static constexpr bool f16_first = whole && scale == GEMM_E4M3; /* times s in f16, exactly */
-    static constexpr bool in_parts = f16_sums || scale == GEMM_E8M0; /* sums of a tile apart, added
-                                                                        times the row's scale */
-    /* Decoded weights are w * 2^-factor_log2: E4M3 14, so that f16 sums do not overflow. */
-    static constexpr int factor_log2 = scale == GEMM_E8M0 ? (f16_sums ? 6 : 0)
-                                     : whole && !f16_sums ? 0 : 14;
+    static constexpr bool lowered = whole && f16_sums; /* codes times 2^-14, so that f16 sums do not
+                                                          overflow; SM80's are so anyway */
+
+    /* E8M0, see gemm_floor.cuh: how far e may lie above its floor; by how much more than a row's
+     * largest e yet; the exponent's bits of a scale at its floor; and log2 of what a row with
+     * floor 0 lacks, of F16 sums but for 2^7, which GemmJob's factor has: f32 ends at 2^127. */
+    static constexpr bool e8m0_f16 = dtype == NIB_DT_F16;
+    static constexpr int  span = e8m0_f16 ? 15 : 127;
+    static constexpr int  above = !e8m0_f16 ? 63 : f16_sums ? 1 : 2;
+    static constexpr int  field = !e8m0_f16 ? (whole ? 1 : 127) : f16_sums ? 8 : whole ? 13 : 15;
+    static constexpr int  row_log2 = !e8m0_f16 ? -1 : whole && !f16_sums ? -125 : -113;
 
     static __device__ __forceinline__ void codes(uint32_t w, uint32_t (&pair)[4])
     {
@@ -219,30 +174,26 @@ template <int layout_, int dtype_, int scale_, bool f16_sums_> struct GemmKind {
         else if constexpr (layout == NIB_GL_SM80) gemm_codes_sm80_bf16(w, pair);
         else if constexpr (f16_first || dtype == NIB_DT_F16) gemm_codes_sm100_f16(w, pair);
         else gemm_codes_sm100_bf16(w, pair);
-        if constexpr (whole && factor_log2 == 14) {
+        if constexpr (lowered) {
             for (int r = 0; r < 4; r++) pair[r] = nib_ptx::mul_f16x2(pair[r], 0x04000400u);
         }
     }
 
-    /* Scales of rows g (h = 0) and g + 8 of row tile i for the lane's columns; s is ready. */
-    template <int tiles>
-    static __device__ __forceinline__ uint32_t pair_scale(const GemmScales<scale, tiles> &s, int i,
-                                                          int h)
+    /* Bytes e - floor to what pair_scale takes: of f16 a half's upper byte. */
+    static __device__ __forceinline__ uint32_t scale_bytes(uint32_t d)
     {
-        if constexpr (scale == GEMM_E4M3) {
-            return gemm_scale_e4m3<f16_first ? NIB_DT_F16 : dtype>(s.word[i / 2], i % 2 * 2 + h);
-        } else {
-            constexpr int base = (whole ? 0 : dtype == NIB_DT_BF16 ? 126 : 14) - factor_log2;
-            return gemm_scale_e8m0<dtype, base>(s.word[2 * i + h]);
-        }
+        return e8m0_f16 ? d * 4u + (uint32_t)field * 0x04040404u : d;
     }
 
+    /* Scales of rows g (h = 0) and g + 8 of row tile i for the lane's columns; E8M0: settled. */
     template <int tiles>
-    static __device__ __forceinline__ float row_scale(const GemmScales<scale, tiles> &s, int i,
-                                                      int h)
+    static __device__ __forceinline__ uint32_t pair_scale(const GemmScales<tiles> &s, int i, int h)
     {
-        if constexpr (scale == GEMM_E4M3) return 1.0f;
-        else return gemm_row_scale(s.word[2 * i + h]);
+        const uint32_t word = s.word[i / 2];
+        const int      byte = i % 2 * 2 + h;
+        if constexpr (scale == GEMM_E4M3)
+            return gemm_scale_e4m3<f16_first ? NIB_DT_F16 : dtype>(word, byte);
+        else return gemm_scale_e8m0<dtype, field>(word, byte);
     }
 
     /* The A operand of one mma. */

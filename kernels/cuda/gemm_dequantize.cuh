@@ -36,19 +36,20 @@ gemm_exponents(const GemmPart p)
 {
     NIB_SHARED(int, best, [GEMM_TOP_LANES][NIB_GEMM_TILE]);
     const int row = (int)threadIdx.x % NIB_GEMM_TILE, lane = (int)threadIdx.x / NIB_GEMM_TILE;
-    const int tile_bytes = nib_gemm_scale_tile_bytes(p.block);
+    const int tile_bytes = nib_gemm_scale_tile_bytes(p.block), blocks = NIB_GEMM_TILE / p.block;
     const int64_t step = p.backward ? p.ld_tiles : 1;
     const int64_t first = p.backward ? p.stripe * p.ld_tiles + p.unit + blockIdx.x
                                      : (p.stripe + blockIdx.x) * p.ld_tiles + p.unit;
     const int64_t count = p.backward ? p.stripes : p.units;
     const uint8_t *at = p.scales + first * tile_bytes
-                      + nib_gemm_e8m0_at(p.block, row / 16, row % 8, row % 16 / 8);
+                      + nib_gemm_scale_at(p.block, row / 16, row % 8, row % 16 / 8, 0);
     int most = 0;
-    for (int64_t i = lane; i < count; i += 4 * GEMM_TOP_LANES) {
+    for (int64_t i = lane; i < count; i += 2 * GEMM_TOP_LANES) {
         NIB_UNROLL
-        for (int j = 0; j < 4; j++) {
-            const int64_t t = i + j * GEMM_TOP_LANES;
-            const int     e = t < count ? (int)at[t * step * tile_bytes] : 0;
+        for (int j = 0; j < 8; j++) { /* of 2 tiles, as many as 4 blocks */
+            const int64_t t = i + j / 4 * GEMM_TOP_LANES;
+            const int     e = t < count && j % 4 < blocks
+                ? (int)at[t * step * tile_bytes + j % 4 * 8] : 0;
             most = e != (int)NIB_E8M0_NAN && e > most ? e : most;
         }
     }
@@ -66,49 +67,18 @@ gemm_exponents(const GemmPart p)
 
 /* ---- a lane's share of a tile: 4 row tiles of 2 rows and 16 columns ---- */
 
-/* Scales of rows g and g + 8 of row tile rt: E4M3 bytes 2 * rt and 2 * rt + 1, E8M0 entries. */
-template <int scale> struct GemmPartScales {
-    uint32_t word[scale == GEMM_E4M3 ? 2 : 8];
-};
-
-template <int scale>
-__device__ __forceinline__ void gemm_part_scales(const uint8_t *tile, int block, int lane,
-                                                 GemmPartScales<scale> *to)
-{
-    if constexpr (scale == GEMM_E4M3) {
-        const uint2 v = nib_ptx::ld_once(
-            (const uint2 *)(tile + nib_gemm_e4m3_at(block, 0, lane / 4, 0, lane % 4)));
-        to->word[0] = v.x, to->word[1] = v.y;
-    } else if (block == 32) {
-        const uint4 v = nib_ptx::ld_once((const uint4 *)(tile + lane / 4 * 16));
-        const uint32_t word[4] = { v.x, v.y, v.z, v.w };
-        NIB_UNROLL
-        for (int i = 0; i < 8; i++) to->word[i] = word[i / 2] >> 16 * (i % 2) & 0xffffu;
-    } else {
-        NIB_UNROLL
-        for (int i = 0; i < 2; i++) {
-            const uint4 v = nib_ptx::ld_once((const uint4 *)(tile + lane / 4 * 32) + i);
-            to->word[4 * i] = v.x, to->word[4 * i + 1] = v.y;
-            to->word[4 * i + 2] = v.z, to->word[4 * i + 3] = v.w;
-        }
-    }
-}
-
 /* Both halves: what makes W' of whole codes. top: of the row or the column. */
-template <int dtype>
-__device__ __forceinline__ uint32_t gemm_part_factor(uint32_t entry, int block, int t, int top)
+template <int dtype> __device__ __forceinline__ uint32_t gemm_part_factor(int e, int top)
 {
-    const int e = (int)(entry & 255u);
-    const int below = nib_gemm_e8m0_below(entry, 64 / block, block == 16 ? t : t / 2);
-    uint32_t  half;
-    if constexpr (dtype == NIB_DT_F16) { /* 2^(13 - d), which f16 has down to 2^-24 */
-        const int normal = 28 - below - (top - e);
+    uint32_t half;
+    if constexpr (dtype == NIB_DT_F16) { /* 2^(13 - (top - e)), which f16 has down to 2^-24 */
+        const int normal = 28 - (top - e);
         half = normal > 0 ? (uint32_t)normal << 10 : normal > -10 ? 0x400u >> (1 - normal) : 0u;
-        half = e == (int)NIB_E8M0_NAN ? 0x7e00u : below >= 63 ? 0u : half;
-    } else { /* 2^(e - below - 129), down to 2^-129 */
-        const int normal = e - below - 2;
-        half = normal > 0 ? (uint32_t)normal << 7 : normal > -8 ? 0x80u >> (1 - normal) : 0u;
-        half = e == (int)NIB_E8M0_NAN ? 0x7fc0u : below >= 63 ? 0u : half;
+        half = e == (int)NIB_E8M0_NAN ? 0x7e00u : half;
+    } else { /* 2^(e - 129), down to 2^-129 */
+        const int normal = e - 2;
+        half = normal > 0 ? (uint32_t)normal << 7 : 0x80u >> (1 - normal);
+        half = e == (int)NIB_E8M0_NAN ? 0x7fc0u : half;
     }
     return half | half << 16;
 }
@@ -186,20 +156,26 @@ static __global__ void __launch_bounds__(NIB_GEMM_DEQUANTIZE_THREADS)
 gemm_dequantize(const GemmPart p)
 {
     if constexpr (gemm_part_here<layout>) {
-        const int lane = (int)threadIdx.x % 32, t = lane % 4;
+        const int lane = (int)threadIdx.x % 32;
         const int64_t i = (int64_t)blockIdx.x * GEMM_DEQUANTIZE_WARPS + threadIdx.x / 32;
         if (i >= p.stripes * p.units) return;
         const int64_t stripe = p.stripe + i / p.units, unit = p.unit + i % p.units;
         const int64_t tile = stripe * p.ld_tiles + unit;
         const uint8_t *const codes = p.codes + tile * NIB_GEMM_CODE_BYTES;
         uint4 code[4];
-        GemmPartScales<scale> scales;
+        GemmScales<4> scales;
         NIB_UNROLL
-        for (int rt = 0; rt < 4; rt++)
-            code[rt] = nib_ptx::ld_once(
-                (const uint4 *)(codes + nib_gemm_chunk_at(layout, rt, lane)));
-        gemm_part_scales<scale>(p.scales + tile * nib_gemm_scale_tile_bytes(p.block), p.block, lane,
-                                &scales);
+        for (int rt = 0; rt < 4; rt++) {
+            const uint8_t *const at = codes + nib_gemm_chunk_at(layout, rt, lane);
+            if constexpr (layout == NIB_GL_SM80) {
+                code[rt] = nib_ptx::ld_once((const uint4 *)at);
+            } else if (rt % 2 == 0) { /* two row tiles' lie together, a sector */
+                const nib_ptx::Bytes32 v = nib_ptx::ld_once((const nib_ptx::Bytes32 *)at);
+                code[rt] = v.lo, code[rt + 1] = v.hi;
+            }
+        }
+        gemm_load_scales<false>(p.scales + tile * nib_gemm_scale_tile_bytes(p.block)
+                                    + gemm_scales_at(p.block, lane), 0, &scales);
         NIB_UNROLL
         for (int rt = 0; rt < 4; rt++) {
             const int64_t  n = stripe * NIB_GEMM_TILE + 16 * rt + lane / 4;
@@ -213,7 +189,8 @@ gemm_dequantize(const GemmPart p)
                 } else {
                     const int64_t at = p.backward ? (unit - p.unit) * NIB_GEMM_TILE
                                                   : n + 8 * h - p.stripe * NIB_GEMM_TILE;
-                    by[h] = gemm_part_factor<dtype>(scales.word[2 * rt + h], p.block, t,
+                    const uint32_t e = scales.word[rt / 2] >> (rt % 2 * 2 + h) * 8 & 255u;
+                    by[h] = gemm_part_factor<dtype>((int)e,
                                                     dtype == NIB_DT_F16 ? (int)p.top[at] : 0);
                 }
             }

@@ -4,7 +4,7 @@
  * and all 8 or 16 tokens a warp, its tiles WARPS apart along K. Activations come from L1 and L2, 32
  * bytes a lane. No shared memory and no barrier until the warps' sums are added, in order. K is cut
  * for several CTAs (job.splits) without regard to M, so a token's bits do not depend on M. */
-#include "gemm_decode.cuh"
+#include "gemm_floor.cuh"
 #include "gemm_tune.h"
 
 namespace {
@@ -12,30 +12,25 @@ namespace {
 constexpr int WARPS = NIB_GEMM_SMALL_WARPS;
 constexpr int RED_LD = 68; /* floats from a token to the next: 2 * 68 = 8 banks apart */
 
-/* A lane's share of one tile. Scales of two row tiles (E4M3) or one, as they are loaded. */
-template <class Kind> struct Tile {
-    static constexpr int scale_tiles = Kind::scale == GEMM_E4M3 ? 2 : 1;
-    uint4 code[4]; /* row tile rt: words j = 0..3 */
-    GemmScales<Kind::scale, scale_tiles> scale[4 / scale_tiles];
+/* A lane's share of one tile. Scales of two row tiles, as they are loaded. */
+struct Tile {
+    uint4         code[4]; /* row tile rt: words j = 0..3 */
+    GemmScales<2> scale[2];
 };
 
 /* Row tiles that come by one load, of which rt is the last; codes and scales: the lane's. */
-template <class Kind>
-__device__ __forceinline__ void load_rows(const uint8_t *codes, const uint8_t *scales, int block,
-                                          int rt, Tile<Kind> *to)
+template <int layout>
+__device__ __forceinline__ void load_rows(const uint8_t *codes, const uint8_t *scales, int rt,
+                                          Tile *to)
 {
-    if constexpr (Kind::layout == NIB_GL_SM80) {
+    if constexpr (layout == NIB_GL_SM80) {
         to->code[rt] = nib_ptx::ld_once((const uint4 *)(codes + rt * 512));
     } else if (rt % 2) {
         const nib_ptx::Bytes32 v =
             nib_ptx::ld_once((const nib_ptx::Bytes32 *)(codes + rt / 2 * 1024));
         to->code[rt - 1] = v.lo, to->code[rt] = v.hi;
     }
-    constexpr int tiles = Tile<Kind>::scale_tiles;
-    if (rt % tiles == tiles - 1) {
-        gemm_load_scales<false, Kind::scale, tiles>(scales, block, rt - tiles + 1,
-                                                    &to->scale[rt / tiles]);
-    }
+    if (rt % 2) gemm_load_scales<false>(scales, rt - 1, &to->scale[rt / 2]);
 }
 
 /* Activations: columns 16 * t .. + 15 of token g. */
@@ -58,68 +53,68 @@ __device__ __forceinline__ void load_tokens(const uint16_t *const (&row)[token_t
 }
 
 /* Sums of a warp: [row tile][token tile]; F16 ones of a chunk. E8M0's chunks are one tile, so one
- * row tile's are under way at a time. */
+ * row tile's are under way at a time. floors: gemm_floor.cuh, of row tiles 0 and 1, 2 and 3. */
 template <class Kind, int token_tiles> struct Sums {
     static constexpr int half_tiles = Kind::f16_sums && Kind::scale == GEMM_E4M3 ? 4 : 1;
     float    sum[4][token_tiles][4];
     uint32_t half[half_tiles][token_tiles][2];
+    uint32_t floors[2][1];
 };
 
 template <class Kind, int token_tiles>
-__device__ __forceinline__ void promote(Sums<Kind, token_tiles> *s, int rt, float scale_g,
-                                        float scale_g8)
+__device__ __forceinline__ void promote(Sums<Kind, token_tiles> *s, int rt)
 {
     NIB_UNROLL
     for (int i = 0; i < token_tiles; i++) {
         uint32_t (&half)[2] = s->half[rt % Sums<Kind, token_tiles>::half_tiles][i];
         NIB_UNROLL
         for (int e = 0; e < 4; e++) {
-            const float part = nib_ptx::cvt_f32_f16(half[e / 2] >> 16 * (e % 2));
-            s->sum[rt][i][e] = __fmaf_rn(part, e < 2 ? scale_g : scale_g8, s->sum[rt][i][e]);
+            s->sum[rt][i][e] += nib_ptx::cvt_f32_f16(half[e / 2] >> 16 * (e % 2));
         }
         half[0] = half[1] = 0;
     }
 }
 
+/* Sums of rows g (h = 0) or g + 8 of a row tile. */
+template <class Kind, int token_tiles>
+__device__ __forceinline__ void rescale(Sums<Kind, token_tiles> *s, int rt, int h, float by)
+{
+    NIB_UNROLL
+    for (int i = 0; i < token_tiles * 2; i++) s->sum[rt][i / 2][2 * h + i % 2] *= by;
+}
+
 /* Row tile rt of a tile; as soon as its words are decoded, its registers take the next tile's. */
 template <class Kind, int token_tiles>
-__device__ __forceinline__ void multiply(const Tokens<token_tiles> &tokens, int rt, int block,
-                                         int lane, bool chunk_ends, bool more,
-                                         const uint8_t *next_codes, const uint8_t *next_scales,
-                                         Tile<Kind> *tile,
+__device__ __forceinline__ void multiply(const Tokens<token_tiles> &tokens, int rt, bool chunk_ends,
+                                         bool more, const uint8_t *next_codes,
+                                         const uint8_t *next_scales, Tile *tile,
                                          Sums<Kind, token_tiles> *s)
 {
-    constexpr int tiles = Tile<Kind>::scale_tiles;
-    GemmScales<Kind::scale, tiles> scale = tile->scale[rt / tiles];
-    gemm_ready_scales(block, lane, &scale);
-    const uint32_t by_g = Kind::pair_scale(scale, rt % tiles, 0);
-    const uint32_t by_g8 = Kind::pair_scale(scale, rt % tiles, 1);
-    const float    row_g = Kind::row_scale(scale, rt % tiles, 0);
-    const float    row_g8 = Kind::row_scale(scale, rt % tiles, 1);
-    float          part[token_tiles][4] = {};
+    GemmScales<2> &scale = tile->scale[rt / 2];
+    if (rt % 2 == 0) {
+        gemm_settle<Kind, 2>(&scale, s->floors[rt / 2], [&](int i, int h, float by) {
+            rescale(s, rt + i, h, by);
+        });
+    }
+    const uint32_t by_g = Kind::pair_scale(scale, rt % 2, 0);
+    const uint32_t by_g8 = Kind::pair_scale(scale, rt % 2, 1);
     NIB_UNROLL
     for (int j = 0; j < 4; j++) {
         uint32_t w[4];
         Kind::weights(gemm_word(tile->code[rt], j), by_g, by_g8, w);
-        if (j == 3 && more) load_rows(next_codes, next_scales, block, rt, tile);
+        if (j == 3 && more) load_rows<Kind::layout>(next_codes, next_scales, rt, tile);
         NIB_UNROLL
         for (int i = 0; i < token_tiles; i++) {
             const uint4   &x = tokens.x[i][j / 2];
             const uint32_t b[2] = { gemm_word(x, j % 2 * 2), gemm_word(x, j % 2 * 2 + 1) };
             uint32_t (&half)[2] = s->half[rt % Sums<Kind, token_tiles>::half_tiles][i];
             if constexpr (Kind::f16_sums) nib_ptx::mma_f16_f16(half, w, b);
-            else if constexpr (Kind::in_parts) Kind::mma(part[i], w, b);
             else Kind::mma(s->sum[rt][i], w, b);
             (void)half;
         }
     }
-    NIB_UNROLL
-    for (int i = 0; Kind::in_parts && !Kind::f16_sums && i < 4 * token_tiles; i++) {
-        float *const sum = &s->sum[rt][i / 4][i % 4];
-        *sum = __fmaf_rn(part[i / 4][i % 4], i % 4 < 2 ? row_g : row_g8, *sum);
-    }
     if constexpr (Kind::f16_sums) {
-        if (Kind::scale == GEMM_E8M0 || chunk_ends) promote(s, rt, row_g, row_g8);
+        if (Kind::scale == GEMM_E8M0 || chunk_ends) promote(s, rt);
     }
 }
 
@@ -165,7 +160,7 @@ __global__ void __launch_bounds__(WARPS * 32, NIB_GEMM_SMALL_PER_SM) gemm_small(
         const int     lane_code = nib_gemm_chunk_at(layout, 0, lane);
         const uint8_t *codes = job.codes + tile0 * NIB_GEMM_CODE_BYTES + lane_code;
         const uint8_t *scales = job.scales + tile0 * scale_bytes
-                              + gemm_scales_at<scale>(job.block, lane);
+                              + gemm_scales_at(job.block, lane);
         const uint16_t *row[token_tiles];
         const int64_t   column = first * NIB_GEMM_TILE + 16 * (lane % 4);
         int             chunks = (int)((job.k - column) / 8); /* k is a multiple of 8 */
@@ -176,11 +171,11 @@ __global__ void __launch_bounds__(WARPS * 32, NIB_GEMM_SMALL_PER_SM) gemm_small(
             row[i] = job.a + (m < job.m ? m : job.m - 1) * job.a_ld + column;
         }
         Sums<Kind, token_tiles> s = {};
-        Tile<Kind>          tile = {};
+        Tile                tile = {};
         Tokens<token_tiles> now, next = {};
         if (first < last) {
             NIB_UNROLL
-            for (int rt = 0; rt < 4; rt++) load_rows(codes, scales, job.block, rt, &tile);
+            for (int rt = 0; rt < 4; rt++) load_rows<layout>(codes, scales, rt, &tile);
             load_tokens(row, chunks, &next);
         }
         /* One register, instead of the parts that it is of, during the loop. */
@@ -200,10 +195,12 @@ __global__ void __launch_bounds__(WARPS * 32, NIB_GEMM_SMALL_PER_SM) gemm_small(
             in_chunk = in_chunk + 1 == job.chunk_units ? 0 : in_chunk + 1;
             NIB_UNROLL
             for (int rt = 0; rt < 4; rt++) {
-                multiply(now, rt, job.block, lane, in_chunk == 0 || !more, more, codes, scales,
-                         &tile, &s);
+                multiply(now, rt, in_chunk == 0 || !more, more, codes, scales, &tile, &s);
             }
         }
+        NIB_UNROLL
+        for (int i = 0; Kind::scale == GEMM_E8M0 && i < 8; i++)
+            rescale(&s, i / 2, i % 2, gemm_row_factor<Kind>(s.floors[i / 4], i / 2 % 2, i % 2));
         NIB_UNROLL
         for (int rt = 0; rt < 4; rt++) {
             NIB_UNROLL

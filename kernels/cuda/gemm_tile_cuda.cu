@@ -1,8 +1,8 @@
 /* gemm_tile_cuda.cu: products with some more rows of activations: 17 to about 1000.
  *
  * A CTA: 128 rows of weights, the 16-row operand of mma m16n8k16, by 32, 64 or 128 tokens. Both
- * come by cp.async, 128 columns a step, some steps ahead. Its warps, in parentheses of kinds that
- * sum each tile or F16 chunk apart and so have fewer registers left:
+ * come by cp.async, 128 columns a step, some steps ahead. Its warps, in parentheses those with F16
+ * sums, of which each chunk's lie beside the others and fewer registers are left:
  *
  *            along n         along m                along K
  *   a warp   64 (32) rows    32 or 64 tokens        every second tile of 64 columns (all of them)
@@ -13,7 +13,7 @@
  * the scarcer on Hopper (gemm_tune.h). A token's sum is that of the even tiles plus that of the odd
  * ones (that of all), for any tokens. K may be cut for several CTAs too (job.splits). No CTA waits
  * for another. */
-#include "gemm_decode.cuh"
+#include "gemm_floor.cuh"
 #include "gemm_tune.h"
 
 namespace {
@@ -21,10 +21,10 @@ namespace {
 constexpr int ROWS = 2 * NIB_GEMM_TILE, STEP = 2; /* of weights a CTA; tiles a step, along K */
 constexpr int RED_LD = ROWS + 4; /* floats from a token to the next: 2 * 132 = 8 banks apart */
 
-template <bool in_parts, int tokens> struct Shape {
-    static constexpr int row_tiles = in_parts ? 2 : 4, token_tiles = tokens == 32 ? 4 : 8;
+template <bool f16_sums, int tokens> struct Shape {
+    static constexpr int row_tiles = f16_sums ? 2 : 4, token_tiles = tokens == 32 ? 4 : 8;
     static constexpr int warps_n = ROWS / 16 / row_tiles, warps_m = tokens / 8 / token_tiles;
-    static constexpr int warps_k = in_parts ? 1 : 2;
+    static constexpr int warps_k = f16_sums ? 1 : 2;
     static constexpr int threads = 32 * warps_n * warps_m * warps_k;
 };
 
@@ -128,6 +128,7 @@ __device__ __forceinline__ void wait_for_step(int stages)
 template <class Kind, class S> struct Sums {
     float    sum[S::row_tiles][S::token_tiles][4];
     uint32_t half[Kind::f16_sums ? S::row_tiles : 1][Kind::f16_sums ? S::token_tiles : 1][2];
+    uint32_t floors[S::row_tiles / 2]; /* gemm_floor.cuh */
 };
 
 /* Where a lane finds its own in a step, and where its first sum goes. */
@@ -150,36 +151,40 @@ __device__ __forceinline__ Place place_of(int block)
     at.red = (token + 2 * t) * RED_LD + 16 * row_tile + g;
     at.x = (token + g) * X_ROW + 8 * u * 16 + ((2 * t) ^ g) * 16;
     at.codes = codes_at<tokens> + tile * CODE_SLOT + rt0 * ROW_TILE + lane * 16;
-    at.scales = scales_at<tokens> + tile * SCALE_SLOT + gemm_scales_at<Kind::scale>(block, lane);
+    at.scales = scales_at<tokens> + tile * SCALE_SLOT + gemm_scales_at(block, lane);
     return at;
 }
 
-template <class Kind, int tiles> struct Rows {
-    uint4                          code[tiles];
-    GemmScales<Kind::scale, tiles> scale;
+template <int tiles> struct Rows {
+    uint4             code[tiles];
+    GemmScales<tiles> scale;
 };
 
-template <class Kind, int tiles>
-__device__ __forceinline__ void load_rows(const GemmJob &job, const unsigned char *step,
-                                          const Place &at, Rows<Kind, tiles> *to)
+template <int tiles>
+__device__ __forceinline__ void load_rows(const unsigned char *step, const Place &at,
+                                          Rows<tiles> *to)
 {
     NIB_UNROLL
     for (int r = 0; r < tiles; r++)
         to->code[r] = *(const uint4 *)(step + at.codes + r * ROW_TILE);
-    gemm_load_scales<true, Kind::scale, tiles>((const uint8_t *)step + at.scales, job.block, at.rt0,
-                                               &to->scale);
-    gemm_ready_scales(job.block, at.lane, &to->scale);
+    gemm_load_scales<true>((const uint8_t *)step + at.scales, at.rt0, &to->scale);
+}
+
+/* Sums of rows g (h = 0) or g + 8 of a row tile. */
+template <class Kind, class S>
+__device__ __forceinline__ void rescale(Sums<Kind, S> *s, int rt, int h, float by)
+{
+    NIB_UNROLL
+    for (int i = 0; i < S::token_tiles * 2; i++) s->sum[rt][i / 2][2 * h + i % 2] *= by;
 }
 
 /* Words j0 .. j0 + words - 1 of the row tiles, decoded, times all tokens. */
 template <class Kind, class S, int j0, int words>
 __device__ __forceinline__ void multiply_words(const unsigned char *step, const Place &at,
-                                               const Rows<Kind, S::row_tiles> &rows,
-                                               Sums<Kind, S> *s)
+                                               const Rows<S::row_tiles> &rows, Sums<Kind, S> *s)
 {
-    constexpr bool parts = Kind::in_parts && !Kind::f16_sums;
-    constexpr int  tiles = S::row_tiles;
-    uint32_t w[tiles][words][4];
+    constexpr int tiles = S::row_tiles;
+    uint32_t      w[tiles][words][4];
     NIB_UNROLL
     for (int i = 0; i < words * tiles; i++) {
         const int j = i / tiles, r = i % tiles;
@@ -188,7 +193,6 @@ __device__ __forceinline__ void multiply_words(const unsigned char *step, const 
     }
     NIB_UNROLL
     for (int i = 0; i < S::token_tiles; i++) {
-        float part[tiles][4] = {};
         NIB_UNROLL
         for (int j = 0; j < words; j++) {
             const uint4    x = *(const uint4 *)(step + (at.x ^ (j0 + j) / 2 * 16) + i * 8 * X_ROW);
@@ -196,33 +200,21 @@ __device__ __forceinline__ void multiply_words(const unsigned char *step, const 
             NIB_UNROLL
             for (int r = 0; r < tiles; r++) {
                 if constexpr (Kind::f16_sums) nib_ptx::mma_f16_f16(s->half[r][i], w[r][j], b);
-                else if constexpr (parts) Kind::mma(part[r], w[r][j], b);
                 else Kind::mma(s->sum[r][i], w[r][j], b);
             }
-        }
-        NIB_UNROLL
-        for (int e = 0; parts && e < 4 * tiles; e++) {
-            float *const sum = &s->sum[e / 4][i][e % 4];
-            const float  by = Kind::row_scale(rows.scale, e / 4, e % 4 / 2);
-            *sum = __fmaf_rn(part[e / 4][e % 4], by, *sum);
         }
     }
 }
 
-template <class Kind, class S>
-__device__ __forceinline__ void promote(const Rows<Kind, S::row_tiles> &rows, Sums<Kind, S> *s)
+template <class Kind, class S> __device__ __forceinline__ void promote(Sums<Kind, S> *s)
 {
     NIB_UNROLL
     for (int rt = 0; rt < S::row_tiles; rt++) {
-        const float by[2] = { Kind::row_scale(rows.scale, rt, 0),
-                              Kind::row_scale(rows.scale, rt, 1) };
         NIB_UNROLL
         for (int i = 0; i < S::token_tiles; i++) {
             NIB_UNROLL
-            for (int e = 0; e < 4; e++) {
-                const float part = nib_ptx::cvt_f32_f16(s->half[rt][i][e / 2] >> 16 * (e % 2));
-                s->sum[rt][i][e] = __fmaf_rn(part, by[e / 2], s->sum[rt][i][e]);
-            }
+            for (int e = 0; e < 4; e++)
+                s->sum[rt][i][e] += nib_ptx::cvt_f32_f16(s->half[rt][i][e / 2] >> 16 * (e % 2));
             s->half[rt][i][0] = s->half[rt][i][1] = 0;
         }
     }
@@ -230,11 +222,14 @@ __device__ __forceinline__ void promote(const Rows<Kind, S::row_tiles> &rows, Su
 
 /* One tile. Registers hold all of it decoded of two row tiles, of four the words of 32 columns. */
 template <class Kind, class S>
-__device__ __forceinline__ void multiply(const GemmJob &job, const unsigned char *step,
-                                         const Place &at, bool chunk_ends, Sums<Kind, S> *s)
+__device__ __forceinline__ void multiply(const unsigned char *step, const Place &at,
+                                         bool chunk_ends, Sums<Kind, S> *s)
 {
-    Rows<Kind, S::row_tiles> rows;
-    load_rows(job, step, at, &rows);
+    Rows<S::row_tiles> rows;
+    load_rows(step, at, &rows);
+    gemm_settle<Kind>(&rows.scale, s->floors, [&](int rt, int h, float by) {
+        rescale(s, rt, h, by);
+    });
     if constexpr (S::row_tiles == 2) {
         multiply_words<Kind, S, 0, 4>(step, at, rows, s);
     } else {
@@ -242,7 +237,7 @@ __device__ __forceinline__ void multiply(const GemmJob &job, const unsigned char
         multiply_words<Kind, S, 2, 2>(step, at, rows, s);
     }
     if constexpr (Kind::f16_sums) {
-        if (chunk_ends) promote(rows, s);
+        if (chunk_ends) promote(s);
     }
 }
 
@@ -331,19 +326,22 @@ __device__ __forceinline__ void sum_up(const GemmJob &job, Copies from, int stag
         nib_ptx::cp_async_commit();
         const int left = from.tiles + stages * STEP; /* from the step at rd on */
         if constexpr (S::warps_k == STEP) {
-            if (warp_k < left) multiply<Kind, S>(job, smem + rd, at, true, s);
+            if (warp_k < left) multiply<Kind, S>(smem + rd, at, true, s);
         } else {
             Place of_u = at;
             NIB_NO_UNROLL
             for (int u = 0; u < STEP && u < left; u++) {
                 in_chunk = in_chunk + 1 == job.chunk_units ? 0 : in_chunk + 1;
-                multiply<Kind, S>(job, smem + rd, of_u, in_chunk == 0 || u + 1 == left, s);
+                multiply<Kind, S>(smem + rd, of_u, in_chunk == 0 || u + 1 == left, s);
                 of_u.x += NIB_GEMM_TILE * 2;
                 of_u.codes += CODE_SLOT, of_u.scales += SCALE_SLOT;
             }
         }
         rd = rd + bytes == end ? 0 : rd + bytes;
     }
+    NIB_UNROLL
+    for (int i = 0; Kind::scale == GEMM_E8M0 && i < 2 * S::row_tiles; i++)
+        rescale(s, i / 2, i % 2, gemm_row_factor<Kind>(s->floors, i / 2, i % 2));
     nib_ptx::cp_async_wait_all(); /* empty groups */
     __syncthreads();
 }
@@ -356,7 +354,7 @@ gemm_tile(const GemmJob job, int stages)
     NIB_SHARED_DYNAMIC(smem);
     if constexpr (gemm_has_layout<layout>) {
         using Kind = GemmKind<layout, dtype, scale, f16_sums>;
-        using S = Shape<Kind::in_parts, tokens>;
+        using S = Shape<f16_sums, tokens>;
         static_assert(S::threads == threads_of<tokens>, "warps");
         const unsigned blocks_m = (unsigned)nib_ceil_div(job.m, tokens);
         const unsigned block_m = blockIdx.x % blocks_m, block_n = blockIdx.x / blocks_m;

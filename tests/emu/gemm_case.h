@@ -193,18 +193,23 @@ struct Value {
     double is, within;
 };
 
-/* E and, of a block, how far below it is, of a row in a tile; E8M0. */
-double top_of(const Inputs &in, int64_t n, int64_t k, int *below)
+/* E8M0: log2 of a block's scale, from the source, and of the largest of packed row n, E; of blocks
+ * that are not all zeros. */
+int scale_log2(const Inputs &in, int64_t n, int64_t k)
 {
-    const int     block = nib_part_block(in.w.format), blocks = NIB_GEMM_TILE / block;
-    const int     r = (int)(n % NIB_GEMM_TILE), c = (int)(k % NIB_GEMM_TILE);
-    const int64_t tile = n / NIB_GEMM_TILE * in.w.ld_tiles + k / NIB_GEMM_TILE;
-    const uint8_t *e = in.scales.data() + tile * nib_gemm_scale_tile_bytes(block)
-                     + nib_gemm_e8m0_at(block, r / 16, r % 8, r % 16 / 8);
-    uint32_t entry = 0;
-    for (int b = 0; b < blocks; b++) entry |= (uint32_t)e[b] << 8 * b;
-    *below = nib_gemm_e8m0_below(entry, blocks, c / block);
-    return ldexp(1.0, (int)(entry & 255) - 127);
+    const int64_t row = nib_gemm_source_row(in.w.gated, in.w.n, n);
+    const int64_t at = row * nib_scales_per_row(in.w.format, in.w.k);
+    return (int)in.src_scales[(size_t)(at + k / nib_part_block(in.w.format))] - 127;
+}
+
+int top_of(const Inputs &in, int64_t n)
+{
+    int top = -127;
+    for (int64_t k = 0; k < in.w.k; k++) {
+        const int e = scale_log2(in, n, k);
+        if (e > top && e < 128 && in.weight[(size_t)(n * in.w.k + k)] != 0) top = e;
+    }
+    return top;
 }
 
 /* y of packed row n, and the bound that gemm.h gives. */
@@ -213,17 +218,18 @@ Value product(const Case &c, const Inputs &in, int64_t m, int64_t n)
     const bool   e4m3 = nib_part_e4m3_scale(c.format) != 0;
     const double t = nib_part_has_tensor_scale(c.format) ? (double)in.tensor_scale : 1.0;
     const double factor = (double)in.alpha * t;
+    const int    e = e4m3 ? 0 : top_of(in, n), far = c.f16_sums ? 17 : 23;
+    const double most = ldexp(1.0, e);
     double sum = 0, absolute = 0, small = 0, f16 = 0;
     for (int64_t k = 0; k < c.k; k++) {
         const double a = (double)nib_load_f32((int)c.a_dtype, in.a.data(), m * in.a_ld + k);
         const double w = in.weight[(size_t)(n * c.k + k)];
         sum += a * w;
         absolute += fabs(a * w);
-        int below = 0;
-        const double top = e4m3 ? 1.0 : top_of(in, n, k, &below);
-        if (!e4m3 && c.a_dtype == NIB_F16 && below >= 23) small += fabs(a) * ldexp(top, -23);
-        if (!e4m3 && c.a_dtype == NIB_BF16) small += fabs(a) * ldexp(top, -60);
-        if (k % 16 == 0) f16 += ldexp(e4m3 ? 1.0 : ldexp(top, -7), -10);
+        if (!e4m3 && c.a_dtype == NIB_F16 && scale_log2(in, n, k) <= e - far)
+            small += fabs(a) * most * (c.f16_sums ? 0x1p-16 : 0x1p-22);
+        if (!e4m3 && c.a_dtype == NIB_BF16) small += fabs(a) * most * 0x1p-60;
+        if (k % 16 == 0) f16 += 0x1p-10 * (e4m3 ? 1.0 : 0x1p-7 * most);
     }
     Value y = { factor * sum, 0 };
     y.within = fabs(factor) * ((double)(c.k + 64) * 0x1p-23 * absolute + small);
