@@ -8,7 +8,7 @@ import collections
 import json
 import sys
 
-KERNELS = ["small8", "small16", "tile32", "tile64", "tile128", "exact"]
+KERNELS = ["small8", "small16", "tile32", "tile64", "exact"]
 
 
 def layer_of(row):

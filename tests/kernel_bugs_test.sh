@@ -126,6 +126,8 @@ product_copy_past_k    gemm_tile_cuda.cu  -                 forward OnDeviceGemm
     s/from->chunks > 0 \&\&/from->chunks >= 0 \&\&/
 product_chunk_end_lost gemm_tile_cuda.cu  -                 forward OnDeviceGemm*
     s/in_chunk == 0 \|\| u \+ 1 == left/in_chunk == 0/
+product_stripe_too_far gemm_tile_cuda.cu  -                 forward OnDeviceGemm*
+    s/i < from->stripes/i <= from->stripes/
 product_sums_too_high  gemm_floor.cuh     gemm_small_cuda.cu forward OnDeviceGemmValue.E8M0*
     s/\(127 \+ down\)/127/
 product_floor_too_low  gemm_floor.cuh     gemm_tile_cuda.cu forward OnDeviceGemmValue.E8M0*

@@ -17,7 +17,6 @@ static const kernel_row kernels[] = {
     { "small16", gpu_takes, "sm_80 sm_89 sm_90a sm_100f sm_120f", "emulated" },
     { "tile32", gpu_takes, "sm_80 sm_89 sm_90a sm_100f sm_120f", "emulated" },
     { "tile64", gpu_takes, "sm_80 sm_89 sm_90a sm_100f sm_120f", "emulated" },
-    { "tile128", gpu_takes, "sm_80 sm_89 sm_90a sm_100f sm_120f", "emulated" },
     { "exact", "nvfp4 mxfp4 by 16, 32; f16 bf16; f32 sums; needs cublasLt",
       "sm_80 sm_89 sm_90a sm_100f sm_120f", "emulated" },
 };

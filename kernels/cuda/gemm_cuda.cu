@@ -8,18 +8,16 @@
 
 /* ---- tactics ---- */
 
-enum { SMALL8, SMALL16, TILE32, TILE64, TILE128, EXACT, TACTICS };
+enum { SMALL8, SMALL16, TILE32, TILE64, EXACT, TACTICS };
 
-static const char *const names[TACTICS] = { "small8",  "small16", "tile32",
-                                            "tile64",  "tile128", "exact" };
+static const char *const names[TACTICS] = { "small8", "small16", "tile32", "tile64", "exact" };
 static const char *const reasons[TACTICS] = {
     "at most 8 rows: the weights' memory is the limit, and tensor cores take them as they come",
     "at most 16 rows: the weights' memory is the limit, and tensor cores take them as they come",
     "weights are decoded once for 32 rows", "weights are decoded once for 64 rows",
-    "weights are decoded once for 128 rows",
     "many rows: dequantizing to scratch, a part at a time, costs little beside cublasLt's product",
 };
-static const int tokens_of[TACTICS] = { 8, 16, 32, 64, 128, 0 };
+static const int tokens_of[TACTICS] = { 8, 16, 32, 64, 0 };
 static const int64_t MOST_ROWS = 1 << 20;
 static const int64_t MOST_GROUPS = 65535; /* of a grid's third dimension: small kernels' tokens */
 
@@ -68,7 +66,7 @@ int32_t nib_cuda_gemm_tactics(const nib_gemm_options *o, const nib_device_info *
         if (why) snprintf(why, NIB_WHY_BYTES, "%s", no);
         return 0;
     }
-    for (int id = SMALL8; id <= TILE128; id++) {
+    for (int id = SMALL8; id <= TILE64; id++) {
         const int64_t most = id <= SMALL16 ? MOST_GROUPS * tokens_of[id] : MOST_ROWS;
         tactics[count++] = tactic_of(id, 1, most);
     }
@@ -91,7 +89,7 @@ int32_t nib_cuda_gemm_plan(const nib_gemm_options *o, const nib_device_info *inf
     const bool    exact = all[there - 1].id == EXACT;
     const bool    small_only = o->batch_invariant && o->m_max <= 4 * t->small16;
     const int64_t last[TACTICS] = { t->small8, small_only ? MOST_ROWS : t->small16, t->tile32,
-                                    t->tile64, exact ? t->tile128 : MOST_ROWS, INT32_MAX };
+                                    exact ? t->tile64 : MOST_ROWS, INT32_MAX };
     const int first = o->batch_invariant && !small_only ? TILE32 : SMALL8;
     int32_t   count = 0;
     int64_t   low = 1;
@@ -119,17 +117,30 @@ static int64_t clamped(int64_t x, int64_t low, int64_t high)
 static int64_t ctas_of(const nib_gemm_options *o, int id, int64_t m)
 {
     const int64_t stripes = nib_ceil_div(o->n, NIB_GEMM_TILE);
-    return id <= SMALL16 ? stripes : nib_ceil_div(stripes, 2) * nib_ceil_div(m, tokens_of[id]);
+    return id <= SMALL16 ? stripes : nib_ceil_div(stripes, (int64_t)NIB_GEMM_TILE_STRIPES)
+                                         * nib_ceil_div(m, tokens_of[id]);
 }
 
 static int64_t slots_of(const nib_device_info *info, int id)
 {
-    const int per_sm = id <= SMALL16 ? (int)NIB_GEMM_SMALL_PER_SM : TILE128 + 1 - id;
-    return (int64_t)per_sm * info->processors;
+    return (int64_t)(id <= SMALL16 ? NIB_GEMM_SMALL_PER_SM : NIB_GEMM_TILE_PER_SM)
+         * info->processors;
 }
 
-/* The fewest splits that fill the last wave to nine tenths of what any number would, each with
- * enough to do. Two waves and more are not cut. Small kernels': without regard to m. */
+/* Bytes that pass L2 for a row of weights, times those without splits: a split's sums are written
+ * and read. m in whole CTAs. */
+static double traffic_of(const nib_gemm_options *o, int id, int64_t m, int64_t splits)
+{
+    const bool   small = id <= SMALL16;
+    const int    each = tokens_of[small ? (int)SMALL16 : id];
+    const double ctas = small ? 1.0 : (double)nib_ceil_div(m, each), tokens = ctas * each;
+    const double rows = NIB_GEMM_TILE * (small ? 1 : NIB_GEMM_TILE_STRIPES), k = (double)o->k;
+    const double once = k * (0.5625 * ctas + 2.0 * tokens / rows);
+    return splits > 1 ? 1.0 + 8.0 * (double)splits * tokens / once : 1.0;
+}
+
+/* The splits, each with enough to do, that fill the waves best for their traffic. Two waves and
+ * more are not cut. Small kernels': without regard to m. */
 static int32_t splits_for(const nib_gemm_options *o, const nib_device_info *info, int id, int64_t m)
 {
     const bool small = id <= SMALL16;
@@ -139,15 +150,16 @@ static int32_t splits_for(const nib_gemm_options *o, const nib_device_info *info
     const int64_t each = small ? NIB_GEMM_SMALL_MIN_UNITS : NIB_GEMM_TILE_MIN_UNITS;
     const int64_t most = clamped(units / each, 1, small ? (int)NIB_GEMM_SMALL_MAX_SPLITS
                                                         : (int)NIB_GEMM_TILE_MAX_SPLITS);
-    double best = 0, filled[NIB_GEMM_SMALL_MAX_SPLITS + 1];
+    double  best = 0;
+    int32_t found = 1;
     if (ctas >= 2 * slots) return 1;
     for (int64_t s = 1; s <= most; s++) {
-        filled[s] = (double)(ctas * s) / (double)(nib_ceil_div(ctas * s, slots) * slots);
-        best = filled[s] > best ? filled[s] : best;
+        const int64_t waves = nib_ceil_div(ctas * s, slots);
+        const double  good = (double)(ctas * s) / ((double)(waves * slots)
+                                                   * traffic_of(o, id, m, s));
+        if (good > best) best = good, found = (int32_t)s;
     }
-    int32_t s = 1;
-    while (filled[s] < 0.9 * best) s++;
-    return s;
+    return found;
 }
 
 static int64_t partial_ld(const nib_gemm_options *o)

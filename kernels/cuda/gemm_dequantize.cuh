@@ -36,27 +36,29 @@ gemm_exponents(const GemmPart p)
 {
     NIB_SHARED(int, best, [GEMM_TOP_LANES][NIB_GEMM_TILE]);
     const int row = (int)threadIdx.x % NIB_GEMM_TILE, lane = (int)threadIdx.x / NIB_GEMM_TILE;
-    const int tile_bytes = nib_gemm_scale_tile_bytes(p.block), blocks = NIB_GEMM_TILE / p.block;
-    const int64_t step = p.backward ? p.ld_tiles : 1;
+    const int tile_bytes = nib_gemm_scale_tile_bytes(p.block), log2 = p.block == 16 ? 2 : 1;
+    const int64_t step = (p.backward ? p.ld_tiles : 1) * tile_bytes;
     const int64_t first = p.backward ? p.stripe * p.ld_tiles + p.unit + blockIdx.x
                                      : (p.stripe + blockIdx.x) * p.ld_tiles + p.unit;
     const int64_t count = p.backward ? p.stripes : p.units;
     const uint8_t *at = p.scales + first * tile_bytes
                       + nib_gemm_scale_at(p.block, row / 16, row % 8, row % 16 / 8, 0);
     int most = 0;
-    for (int64_t i = lane; i < count; i += 2 * GEMM_TOP_LANES) {
+    for (int64_t i = lane; i < count << log2; i += 4 * GEMM_TOP_LANES) {
         NIB_UNROLL
-        for (int j = 0; j < 8; j++) { /* of 2 tiles, as many as 4 blocks */
-            const int64_t t = i + j / 4 * GEMM_TOP_LANES;
-            const int     e = t < count && j % 4 < blocks
-                ? (int)at[t * step * tile_bytes + j % 4 * 8] : 0;
+        for (int j = 0; j < 4; j++) { /* block t % (1 << log2) of a tile */
+            const int64_t t = i + j * GEMM_TOP_LANES;
+            const int     b = (int)t & ((1 << log2) - 1);
+            const int     e = t < count << log2 ? (int)at[(t >> log2) * step + b * 8] : 0;
             most = e != (int)NIB_E8M0_NAN && e > most ? e : most;
         }
     }
     best[lane][row] = most;
     __syncthreads();
     if (lane) return;
+    NIB_NO_UNROLL
     for (int i = 0; i < GEMM_TOP_LANES; i++) {
+        NIB_NO_UNROLL
         for (int j = 0; j < (p.backward ? NIB_GEMM_TILE : 1); j++) {
             const int e = best[i][(row + j) % NIB_GEMM_TILE];
             most = e > most ? e : most;

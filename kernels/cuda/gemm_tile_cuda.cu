@@ -1,49 +1,48 @@
 /* gemm_tile_cuda.cu: products with some more rows of activations: 17 to about 1000.
  *
- * A CTA: 128 rows of weights, the 16-row operand of mma m16n8k16, by 32, 64 or 128 tokens. Both
- * come by cp.async, 128 columns a step, some steps ahead. Its warps, in parentheses those with F16
- * sums, of which each chunk's lie beside the others and fewer registers are left:
+ * A CTA: 256 rows of weights, the 16-row operand of mma m16n8k16, by 32 or 64 tokens. Both come by
+ * cp.async, 128 columns a step, some steps ahead. Its 8 warps, in parentheses those with F16 sums,
+ * of which each chunk's lie beside the others and fewer registers are left:
  *
- *            along n         along m                along K
- *   a warp   64 (32) rows    32 or 64 tokens        every second tile of 64 columns (all of them)
- *   warps    2 (4)           1, with 128 tokens 2   2 (1)
+ *            along n         along m            along K
+ *   a warp   64 (32) rows    all tokens         every second tile of 64 columns (all of them)
+ *   warps    4 (8)           1                  2 (1)
  *
- * A decoded weight serves all 64 tokens of its warp, and a warp's activations its 64 rows: at 128
- * tokens, 32 rows by 128 would decode half as much and read twice as much shared memory, which is
- * the scarcer on Hopper (gemm_tune.h). A token's sum is that of the even tiles plus that of the odd
- * ones (that of all), for any tokens. K may be cut for several CTAs too (job.splits). No CTA waits
- * for another. */
+ * A decoded weight serves all tokens of its CTA, and a warp's activations its 64 rows. Rows and
+ * tokens are as 4 to 1 or more since weights are 3.56 times smaller than activations: what a CTA
+ * takes from L2 for its products is near its least (gemm_tune.h). A token's sum is that of the even
+ * tiles plus that of the odd ones (that of all), for any tokens. K may be cut for several CTAs too
+ * (job.splits). No CTA waits for another. */
 #include "gemm_floor.cuh"
 #include "gemm_tune.h"
 
 namespace {
 
-constexpr int ROWS = 2 * NIB_GEMM_TILE, STEP = 2; /* of weights a CTA; tiles a step, along K */
-constexpr int RED_LD = ROWS + 4; /* floats from a token to the next: 2 * 132 = 8 banks apart */
+constexpr int STRIPES = NIB_GEMM_TILE_STRIPES, ROWS = STRIPES * NIB_GEMM_TILE; /* of a CTA */
+constexpr int STEP = 2, THREADS = 256; /* tiles a step, along K */
+constexpr int RED_LD = ROWS + 4; /* floats from a token to the next: 2 * 260 = 8 banks apart */
 
 template <bool f16_sums, int tokens> struct Shape {
-    static constexpr int row_tiles = f16_sums ? 2 : 4, token_tiles = tokens == 32 ? 4 : 8;
-    static constexpr int warps_n = ROWS / 16 / row_tiles, warps_m = tokens / 8 / token_tiles;
-    static constexpr int warps_k = f16_sums ? 1 : 2;
-    static constexpr int threads = 32 * warps_n * warps_m * warps_k;
+    static constexpr int row_tiles = f16_sums ? 2 : 4, token_tiles = tokens / 8;
+    static constexpr int warps_n = ROWS / 16 / row_tiles, warps_k = f16_sums ? 1 : 2;
+    static_assert(32 * warps_n * warps_k == THREADS, "warps");
 };
-
-template <int tokens> constexpr int threads_of = tokens == 128 ? 256 : 128;
 
 /* ---- shared memory: the steps, of which each has activations, codes and scales ----
  * activations   [token][16 chunks of 8 columns], chunk c at c ^ (token & 7)
- * codes         [stripe][tile][row tile][lane], a row tile's 512 bytes 576 apart
+ * codes         [stripe][tile][2048 bytes], as they come, but of layout SM100 every second 4 lanes'
+ *               row tiles exchanged
  * scales        [stripe][tile][256 bytes]
- * so that 8 lanes that read 16 bytes each are in different banks, and 8 that write them too: of
- * layout SM100 they have 4 lanes' codes of two row tiles. */
-constexpr int X_ROW = STEP * NIB_GEMM_TILE * 2, ROW_TILE = 576, CODE_SLOT = 4 * ROW_TILE;
-constexpr int SCALE_SLOT = 256;
+ * so that 8 lanes that read 16 bytes each are in different banks, and 8 that write them too. */
+constexpr int X_ROW = STEP * NIB_GEMM_TILE * 2, SCALE_SLOT = 256;
 
 template <int tokens> constexpr int codes_at = tokens * X_ROW;
-template <int tokens> constexpr int scales_at = codes_at<tokens> + 2 * STEP * CODE_SLOT;
-template <int tokens> constexpr int step_bytes = scales_at<tokens> + 2 * STEP * SCALE_SLOT;
+template <int tokens>
+constexpr int scales_at = codes_at<tokens> + STRIPES * STEP * NIB_GEMM_CODE_BYTES;
+template <int tokens> constexpr int step_bytes = scales_at<tokens> + STRIPES * STEP * SCALE_SLOT;
 
-static_assert(2 * step_bytes<128> >= 128 * RED_LD * 4, "the sums of a CTA take its steps' memory");
+static_assert(2 * step_bytes<32> >= 32 * RED_LD * 4 && 2 * step_bytes<64> >= 64 * RED_LD * 4,
+              "the sums of a CTA take its steps' memory");
 
 __device__ __forceinline__ int scale_bytes(const GemmJob &job) /* without a division */
 {
@@ -67,11 +66,11 @@ __device__ __forceinline__ Copies copies_of(const GemmJob &job, int64_t m0, int6
     const int64_t end = last * NIB_GEMM_TILE < job.k ? last * NIB_GEMM_TILE : job.k;
     Copies        from;
     from.x = job.a + (m0 + row) * job.a_ld + begin + 8 * chunk;
-    from.codes = job.codes + tile * NIB_GEMM_CODE_BYTES + tid * 16;
+    from.codes = job.codes + tile * NIB_GEMM_CODE_BYTES + tid * 16; /* of tile tid / 128 */
     from.scales = job.scales + chunk * 16 /* 16 threads a tile */
                 + (tile + row / STEP * job.ld_tiles + row % STEP) * scale_bytes(job);
     from.tokens = (int)(job.m - m0 < tokens ? job.m - m0 : tokens) - row;
-    from.stripes = job.stripes - stripe0 < 2 ? 1 : 2;
+    from.stripes = (int)(job.stripes - stripe0 < STRIPES ? job.stripes - stripe0 : STRIPES);
     from.chunks = (int)((end - begin) / 8) - chunk;
     from.tiles = (int)(last - first);
     return from;
@@ -81,8 +80,8 @@ __device__ __forceinline__ Copies copies_of(const GemmJob &job, int64_t m0, int6
 template <int layout, int tokens>
 __device__ __forceinline__ void copy_step(const GemmJob &job, Copies *from, unsigned char *to)
 {
-    constexpr int threads = threads_of<tokens>, rows = threads / 16, tiles = threads / 128;
-    const int     tid = (int)threadIdx.x, row = tid / 16, my_u = threads == 128 ? 0 : tid / 128;
+    constexpr int rows = THREADS / 16;
+    const int     tid = (int)threadIdx.x, row = tid / 16, u = tid / 128;
     from->tiles -= STEP; /* below 0 says how many steps ago K ended */
     if (from->tiles <= -STEP) return;
     const uint16_t      *x = from->x;
@@ -93,17 +92,15 @@ __device__ __forceinline__ void copy_step(const GemmJob &job, Copies *from, unsi
                               from->chunks > 0 && i * rows < from->tokens);
     }
     const int            c = tid % 128; /* of a tile's chunks */
-    unsigned char *const codes_wr = to + codes_at<tokens> + my_u * CODE_SLOT
-        + (layout == NIB_GL_SM80 ? c / 32 * ROW_TILE + c % 32 * 16
-                                 : (c / 64 * 2 + c % 2) * ROW_TILE + c % 64 / 2 * 16);
+    unsigned char *const codes_wr = to + codes_at<tokens> + u * NIB_GEMM_CODE_BYTES
+                                  + (layout == NIB_GL_SM80 ? c : c ^ c / 8 % 2) * 16;
     NIB_UNROLL
-    for (int i = 0; i < 2 * STEP; i += tiles) {
-        const int stripe = i / STEP, u = i % STEP;
-        nib_ptx::cp_async<16>(codes_wr + i * CODE_SLOT,
-                              from->codes + (stripe * job.ld_tiles + u) * NIB_GEMM_CODE_BYTES,
-                              stripe < from->stripes && u + my_u < from->tiles + STEP);
+    for (int i = 0; i < STRIPES; i++) {
+        nib_ptx::cp_async<16>(codes_wr + i * STEP * NIB_GEMM_CODE_BYTES,
+                              from->codes + i * job.ld_tiles * NIB_GEMM_CODE_BYTES,
+                              i < from->stripes && u < from->tiles + STEP);
     }
-    if (row < 2 * STEP && tid % 16 * 16 < scale_bytes(job)) {
+    if (row < STRIPES * STEP && tid % 16 * 16 < scale_bytes(job)) {
         nib_ptx::cp_async<16>(to + scales_at<tokens> + tid * 16, from->scales,
                               row / STEP < from->stripes && row % STEP < from->tiles + STEP);
     }
@@ -113,7 +110,8 @@ __device__ __forceinline__ void copy_step(const GemmJob &job, Copies *from, unsi
     from->chunks -= STEP * NIB_GEMM_TILE / 8;
 }
 
-static_assert(X_ROW == 16 * 16 && SCALE_SLOT == 16 * 16, "16 threads a row and a tile's scales");
+static_assert(X_ROW == 16 * 16 && SCALE_SLOT == 16 * 16 && THREADS == STEP * NIB_GEMM_CHUNKS,
+              "16 threads a row and a tile's scales, 128 a tile's codes");
 
 /* Until the oldest of stages - 1 steps that are under way is here. */
 __device__ __forceinline__ void wait_for_step(int stages)
@@ -134,7 +132,7 @@ template <class Kind, class S> struct Sums {
 /* Where a lane finds its own in a step, and where its first sum goes. */
 struct Place {
     int x;             /* columns 16 * t .. + 7 of token g: B of mma 0 and 1; ^ 16: of 2 and 3 */
-    int codes, scales; /* of its first row tile in its stripe */
+    int codes, scales; /* of its first row tile; codes of layout SM100: of the second at ^ 16 */
     int rt0, lane, red;
 };
 
@@ -143,14 +141,14 @@ __device__ __forceinline__ Place place_of(int block)
 {
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
     const int g = lane / 4, t = lane % 4;
-    const int row_tile = warp % S::warps_n * S::row_tiles, u = warp / S::warps_n / S::warps_m;
+    const int row_tile = warp % S::warps_n * S::row_tiles, u = warp / S::warps_n;
     const int tile = row_tile / 4 * STEP + u, rt0 = row_tile % 4;
-    const int token = warp / S::warps_n % S::warps_m * S::token_tiles * 8;
     Place     at;
     at.rt0 = rt0, at.lane = lane;
-    at.red = (token + 2 * t) * RED_LD + 16 * row_tile + g;
-    at.x = (token + g) * X_ROW + 8 * u * 16 + ((2 * t) ^ g) * 16;
-    at.codes = codes_at<tokens> + tile * CODE_SLOT + rt0 * ROW_TILE + lane * 16;
+    at.red = 2 * t * RED_LD + 16 * row_tile + g;
+    at.x = g * X_ROW + 8 * u * 16 + ((2 * t) ^ g) * 16;
+    at.codes = codes_at<tokens> + tile * NIB_GEMM_CODE_BYTES + rt0 * 512
+             + (Kind::layout == NIB_GL_SM80 ? lane * 16 : lane * 32 + lane / 4 % 2 * 16);
     at.scales = scales_at<tokens> + tile * SCALE_SLOT + gemm_scales_at(block, lane);
     return at;
 }
@@ -160,13 +158,15 @@ template <int tiles> struct Rows {
     GemmScales<tiles> scale;
 };
 
-template <int tiles>
+template <int layout, int tiles>
 __device__ __forceinline__ void load_rows(const unsigned char *step, const Place &at,
                                           Rows<tiles> *to)
 {
     NIB_UNROLL
-    for (int r = 0; r < tiles; r++)
-        to->code[r] = *(const uint4 *)(step + at.codes + r * ROW_TILE);
+    for (int r = 0; r < tiles; r++) {
+        to->code[r] = *(const uint4 *)(step + (layout == NIB_GL_SM80
+            ? at.codes + r * 512 : (at.codes ^ r % 2 * 16) + r / 2 * 1024));
+    }
     gemm_load_scales<true>((const uint8_t *)step + at.scales, at.rt0, &to->scale);
 }
 
@@ -226,7 +226,7 @@ __device__ __forceinline__ void multiply(const unsigned char *step, const Place 
                                          bool chunk_ends, Sums<Kind, S> *s)
 {
     Rows<S::row_tiles> rows;
-    load_rows(step, at, &rows);
+    load_rows<Kind::layout>(step, at, &rows);
     gemm_settle<Kind>(&rows.scale, s->floors, [&](int rt, int h, float by) {
         rescale(s, rt, h, by);
     });
@@ -247,7 +247,7 @@ __device__ __forceinline__ void multiply(const unsigned char *step, const Place 
 template <class Kind, class S>
 __device__ __forceinline__ void gather(const Sums<Kind, S> &s, const Place &at, float *red)
 {
-    const int warp_k = (int)threadIdx.x / 32 / (S::warps_n * S::warps_m);
+    const int warp_k = (int)threadIdx.x / 32 / S::warps_n;
     NIB_UNROLL
     for (int k = S::warps_k - 1; k >= 0; k--) {
         NIB_UNROLL
@@ -264,7 +264,7 @@ template <int tokens>
 __device__ __forceinline__ void write_partials(const GemmJob &job, const float *red, int64_t m0,
                                                int64_t n0)
 {
-    for (int i = (int)threadIdx.x; i < tokens * (ROWS / 4); i += threads_of<tokens>) {
+    for (int i = (int)threadIdx.x; i < tokens * (ROWS / 4); i += THREADS) {
         const int     token = i / (ROWS / 4), r = i % (ROWS / 4) * 4;
         const int64_t m = m0 + token, n = n0 + r;
         if (m >= job.m || n >= job.n) continue;
@@ -278,10 +278,10 @@ __device__ __forceinline__ void write_partials(const GemmJob &job, const float *
 template <int tokens>
 __device__ __forceinline__ void write_d(const GemmJob &job, float *red, int64_t m0, int64_t n0)
 {
-    const int   columns = job.gated ? ROWS / 2 : ROWS, log2 = job.gated ? 6 : 7;
+    const int   columns = job.gated ? ROWS / 2 : ROWS, log2 = job.gated ? 7 : 8;
     const float scale = gemm_factor(job);
     NIB_NO_UNROLL
-    for (int i = (int)threadIdx.x; i < tokens * columns; i += threads_of<tokens>) {
+    for (int i = (int)threadIdx.x; i < tokens * columns; i += THREADS) {
         const int     token = i >> log2, c = i & (columns - 1);
         const int     r = job.gated ? c / 8 * 16 + c % 8 : c;
         const int64_t m = m0 + token;
@@ -292,7 +292,7 @@ __device__ __forceinline__ void write_d(const GemmJob &job, float *red, int64_t 
     }
     __syncthreads();
     NIB_NO_UNROLL
-    for (int i = (int)threadIdx.x; i < tokens * columns / 8; i += threads_of<tokens>) {
+    for (int i = (int)threadIdx.x; i < tokens * columns / 8; i += THREADS) {
         const int     token = i >> (log2 - 3), c = (i & (columns / 8 - 1)) * 8;
         const int     r = job.gated ? c * 2 : c;
         const int64_t m = m0 + token;
@@ -312,7 +312,7 @@ __device__ __forceinline__ void sum_up(const GemmJob &job, Copies from, int stag
 {
     constexpr int bytes = step_bytes<tokens>;
     const int     end = stages * bytes;
-    const int     warp_k = (int)threadIdx.x / 32 / (S::warps_n * S::warps_m);
+    const int     warp_k = (int)threadIdx.x / 32 / S::warps_n;
     int           rd = 0, in_chunk = 0;
     for (int wr = 0; wr < end - bytes; wr += bytes) {
         copy_step<Kind::layout, tokens>(job, &from, smem + wr);
@@ -334,7 +334,7 @@ __device__ __forceinline__ void sum_up(const GemmJob &job, Copies from, int stag
                 in_chunk = in_chunk + 1 == job.chunk_units ? 0 : in_chunk + 1;
                 multiply<Kind, S>(smem + rd, of_u, in_chunk == 0 || u + 1 == left, s);
                 of_u.x += NIB_GEMM_TILE * 2;
-                of_u.codes += CODE_SLOT, of_u.scales += SCALE_SLOT;
+                of_u.codes += NIB_GEMM_CODE_BYTES, of_u.scales += SCALE_SLOT;
             }
         }
         rd = rd + bytes == end ? 0 : rd + bytes;
@@ -348,20 +348,19 @@ __device__ __forceinline__ void sum_up(const GemmJob &job, Copies from, int stag
 
 /* Blocks: (tokens, of the same rows next to each other, so that weights come once to L2; split). */
 template <int layout, int dtype, int scale, bool f16_sums, int tokens>
-__global__ void __launch_bounds__(threads_of<tokens>, tokens == 128 ? 1 : tokens == 64 ? 2 : 3)
+__global__ void __launch_bounds__(THREADS, NIB_GEMM_TILE_PER_SM)
 gemm_tile(const GemmJob job, int stages)
 {
     NIB_SHARED_DYNAMIC(smem);
     if constexpr (gemm_has_layout<layout>) {
         using Kind = GemmKind<layout, dtype, scale, f16_sums>;
         using S = Shape<f16_sums, tokens>;
-        static_assert(S::threads == threads_of<tokens>, "warps");
         const unsigned blocks_m = (unsigned)nib_ceil_div(job.m, tokens);
         const unsigned block_m = blockIdx.x % blocks_m, block_n = blockIdx.x / blocks_m;
         const Place    at = place_of<Kind, S, tokens>(job.block);
         Sums<Kind, S>  s = {};
         sum_up<Kind, S, tokens>(
-            job, copies_of<tokens>(job, block_m * (int64_t)tokens, block_n * (int64_t)2,
+            job, copies_of<tokens>(job, block_m * (int64_t)tokens, block_n * (int64_t)STRIPES,
                                    job.units * blockIdx.y / job.splits,
                                    job.units * (blockIdx.y + 1) / job.splits),
             stages, at, smem, &s);
@@ -409,9 +408,9 @@ template <int tokens> void launch(const GemmJob &job, int layout, int dtype, int
                                               : kernel_of<NIB_GL_SM100, tokens>)(dtype, scale,
                                                                                  f16_sums);
     const int  stages = stages_of(wanted, step_bytes<tokens>);
-    const dim3 grid((unsigned)(nib_ceil_div(job.m, tokens) * nib_ceil_div(job.stripes, 2)),
+    const dim3 grid((unsigned)(nib_ceil_div(job.m, tokens) * nib_ceil_div(job.stripes, STRIPES)),
                     (unsigned)job.splits);
-    NIB_LAUNCH(run, grid, threads_of<tokens>, (size_t)(stages * step_bytes<tokens>), stream, job,
+    NIB_LAUNCH(run, grid, THREADS, (size_t)(stages * step_bytes<tokens>), stream, job,
                stages);
 }
 
@@ -430,9 +429,8 @@ template <int layout, int tokens> cudaError_t load(int wanted)
 
 template <int layout> cudaError_t load()
 {
-    cudaError_t error = load<layout, 32>(NIB_GEMM_TILE32_STAGES);
-    if (error == cudaSuccess) error = load<layout, 64>(NIB_GEMM_TILE64_STAGES);
-    return error == cudaSuccess ? load<layout, 128>(NIB_GEMM_TILE128_STAGES) : error;
+    const cudaError_t error = load<layout, 32>(NIB_GEMM_TILE32_STAGES);
+    return error == cudaSuccess ? load<layout, 64>(NIB_GEMM_TILE64_STAGES) : error;
 }
 
 } // namespace
@@ -442,10 +440,8 @@ void nib_cuda_gemm_tile(const GemmJob &job, int layout, int dtype, int scale, bo
 {
     if (tokens == 32)
         launch<32>(job, layout, dtype, scale, f16_sums, NIB_GEMM_TILE32_STAGES, stream);
-    else if (tokens == 64)
-        launch<64>(job, layout, dtype, scale, f16_sums, NIB_GEMM_TILE64_STAGES, stream);
     else
-        launch<128>(job, layout, dtype, scale, f16_sums, NIB_GEMM_TILE128_STAGES, stream);
+        launch<64>(job, layout, dtype, scale, f16_sums, NIB_GEMM_TILE64_STAGES, stream);
     if (job.splits > 1) nib_cuda_gemm_reduce(job, stream);
 }
 

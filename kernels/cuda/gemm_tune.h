@@ -15,25 +15,33 @@ enum {
     NIB_GEMM_SMALL_PER_SM = 2,
     NIB_GEMM_SMALL_MIN_UNITS = 8, /* of 64 columns in a split, at least: one a warp */
     NIB_GEMM_SMALL_MAX_SPLITS = 16,
-    /* tile: steps of 128 columns under way, and the one in use. 18, 26 and 42 KB each: 3, 2 and 1
-     * CTAs an SM that has 163 KB or more. Where 99 KB are all, fewer: two of 42 KB fit.
+    /* tile: rows of 64 weights a CTA, CTAs an SM, and steps of 128 columns, the one in use and
+     * those under way: of 26 and 34 KB, so 4 where an SM has 163 KB or more, 3 and 2 in 99 KB.
      *
-     * Main loop, f16 and E4M3 scales, per 128 x 64 weights and quarter of an SM; predicted:
+     * Main loop, f16, E4M3 scales (E8M0: 4 more at most), per 128 x 64 weights and quarter of an
+     * SM; predicted:
      *
      *   tokens  instructions: sm_80 90a 100f   of them mma   cycles of shared memory
-     *    32            207 211 165              32            166
-     *    64            255 259 216              64            262
-     *   128            500 505 448             128            488
+     *    32            201 204 162              32            152
+     *    64            242 247 206              64            232
      *
      * In 222 cycles an H200's memory gives an SM that much weight, in 344 an A100's, whose mma
-     * takes 8. So memory bounds 32 tokens; issue, shared memory and memory about alike 64 on an
-     * H200; the tensor cores 64 and 128 on an A100; issue and shared memory 128 on an H200. Warps
-     * of 32 rows by 128 tokens would decode once, but take 710 cycles of shared memory. */
-    NIB_GEMM_TILE32_STAGES = 3,
-    NIB_GEMM_TILE64_STAGES = 3,
-    NIB_GEMM_TILE128_STAGES = 3,
-    NIB_GEMM_TILE_MIN_UNITS = 8, /* in a split */
-    NIB_GEMM_TILE_MAX_SPLITS = 8,
+     * takes 8. So memory bounds 32 tokens, and issue, shared memory and memory about alike 64 on
+     * an H200, the tensor cores 64 on an A100.
+     *
+     * 256 rows by 64 tokens take K * (256 * 0.5625 + 64 * 2) = 272 K bytes from L2. 128 by 128 take
+     * 328, with their weights decoded twice all the same (499 instructions, 492 cycles, where two
+     * CTAs of 64 tokens need 493 and 464), so there is no kernel of 128 tokens; 512 by 32 take 352.
+     * A warp of 32 rows by 128 tokens would decode once, but take 710 cycles. What would take fewer
+     * bytes is 256 x 128 without a cut of K among warps, 200 K for as many products, whose 16 warps
+     * of 32 rows by 64 tokens would take 625 cycles of shared memory; Hopper's wgmma, which reads
+     * one copy of the activations for four warps; or activations multicast to a cluster's CTAs. */
+    NIB_GEMM_TILE_STRIPES = 4,
+    NIB_GEMM_TILE_PER_SM = 1,
+    NIB_GEMM_TILE32_STAGES = 4,
+    NIB_GEMM_TILE64_STAGES = 4,
+    NIB_GEMM_TILE_MIN_UNITS = 4, /* in a split */
+    NIB_GEMM_TILE_MAX_SPLITS = 16,
     NIB_GEMM_REDUCE_THREADS = 256,
     NIB_GEMM_PACK_THREADS = 256,
     /* exact: outputs (rows of weights; backward: columns) dequantized at a time. A product of 2048
@@ -59,16 +67,16 @@ enum {
  * line whose capability is not above the device's. Predicted, from reference figures: Marlin-like
  * kernels fall behind dequantize + cuBLAS at M = 512 (A100) to 1024 (H100). */
 typedef struct nib_gemm_table {
-    int capability, small8, small16, tile32, tile64, tile128;
+    int capability, small8, small16, tile32, tile64;
 } nib_gemm_table;
 
 static const nib_gemm_table nib_gemm_tables[] = {
-    /*  sm  small8 16  tile32 64  128 */
-    {  80,  8,     16, 32,    64, 512 },
-    {  86,  8,     16, 32,    64, 2048 }, /* GDDR: the scratch's traffic costs more */
-    {  90,  8,     16, 32,    64, 512 },
-    { 100,  8,     16, 32,    64, 256 },
-    { 120,  8,     16, 32,    64, 1024 },
+    /*  sm  small8 16  tile32 64 */
+    {  80,  8,     16, 32,    512 },
+    {  86,  8,     16, 32,    2048 }, /* GDDR: the scratch's traffic costs more */
+    {  90,  8,     16, 32,    512 },
+    { 100,  8,     16, 32,    256 },
+    { 120,  8,     16, 32,    1024 },
 };
 
 #endif

@@ -257,7 +257,7 @@ struct Product {
           tensor_scale(std::vector<float>(1, from.tensor_scale)), info(info_of(ordinal))
     {
         tactic = {};
-        if (!exact_tactic(c, info, &tactic)) tactic.id = 5;
+        if (!exact_tactic(c, info, &tactic)) (void)exact_tactic(c, info_of(0), &tactic);
         a_matrix = { (uint8_t *)a + c.shift, c.a, c.m, c.backward ? c.n : c.k, in.a_ld };
         d_matrix = { (uint8_t *)d + c.shift, c.d, c.m, in.d_cols, in.d_ld };
         residual_matrix = d_matrix;
