@@ -9,8 +9,9 @@
 
 enum {
     /* small: instructions per 8 weights, 8 tokens: 20.5 (bf16 22.5), sm_100 12 (24); with E8M0
-     * scales 20.8 (23.2). 8 warps share a stripe's columns. Two CTAs an SM hold 16 warps with
-     * 2.3 KB in flight each, 37 KB, where an H200 needs 29 (4.8 TB/s * 0.8 us / 132). */
+     * scales 20.9 (23.3), sm_100 12.7 (25.1). 8 warps share a stripe's columns. Two CTAs an SM hold
+     * 16 warps with 2.3 KB in flight each, 37 KB, where an H200 needs 29 (4.8 TB/s * 0.8 us /
+     * 132). */
     NIB_GEMM_SMALL_WARPS = 8,
     NIB_GEMM_SMALL_PER_SM = 2,
     NIB_GEMM_SMALL_MIN_UNITS = 8, /* of 64 columns in a split, at least: one a warp */
