@@ -133,11 +133,16 @@ $(BUILD)/%.cc.o: %.cc $(BUILD)/flags
 include tests/emu/emulated.mk
 
 # These change only when their text does: other flags or another commit rebuild what they must.
+# What passed -Werror is what WERROR= makes: quickstart after the tests builds nothing again.
 .PHONY: FORCE
 remember = mkdir -p $(@D); echo '$(1)' | cmp -s - $@ || echo '$(1)' > $@
+lenient  = $(filter-out -Werror all-warnings,$(1))
+remember_flags = mkdir -p $(@D); for werror in $(or $(WERROR),'' -Werror); do \
+    printf '%s\n' '$(call lenient,$(1))' "$$werror" | cmp -s - $@ && exit; done; \
+    printf '%s\n' '$(call lenient,$(1))' '$(WERROR)' > $@
 FLAGS := $(CC) $(CXX) $(ALL_CFLAGS) $(ALL_CXXFLAGS) $(LDFLAGS) $(NVTX)
 $(BUILD)/flags: FORCE
-	@$(call remember,$(FLAGS))
+	@$(call remember_flags,$(FLAGS))
 $(BUILD)/commit: FORCE
 	@$(call remember,$(COMMIT))
 

@@ -35,7 +35,7 @@ CUDA_OBJ      := $(patsubst %,$(BUILD)/cuda/%.o,$(wildcard kernels/cuda/*.cu))
 CUDART        := -L$(CUDA_LIBDIR) -lcudart_static -lrt -lpthread -ldl
 
 $(BUILD)/cuda/flags: FORCE
-	@$(call remember,$(NVCC) $(subst ',,$(ALL_NVCCFLAGS)))
+	@$(call remember_flags,$(NVCC) $(subst ',,$(ALL_NVCCFLAGS)))
 $(BUILD)/cuda/%.cu.o: %.cu $(BUILD)/cuda/flags
 	@rm -rf $(@:.o=.keep) && mkdir -p $(@:.o=.keep)
 	$(Q)$(NVCC) $(ALL_NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) --keep --keep-dir $(@:.o=.keep) \

@@ -7,9 +7,13 @@ cd "$(dirname "$0")/.."
 wanted=${1:-scripts/oracles/requirements.txt}
 cache=${NIBBLE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/nibble}
 env=$cache/python-$(cat "$wanted" - <<<"$(python3 --version)" | sha256sum | cut -c 1-12)
+if ! [ -x "$env/bin/python" ]; then # once, though several tests may want it at the same time
+    mkdir -p "$cache"
+    exec 9>"$cache/python.lock"
+    ! command -v flock >/dev/null || flock 9
+fi
 if ! [ -x "$env/bin/python" ]; then
     rm -rf "$env.new"
-    mkdir -p "$cache"
     python3 -m venv "$env.new" >&2
     for try in 1 2 3; do
         "$env.new/bin/python" -m pip install --quiet --disable-pip-version-check \

@@ -22,18 +22,54 @@ show_log() { # the end of a log, where the reason is
     echo "      | ($1)"
 }
 
-# step NAME COMMAND...: one test, judged by its exit status.
-step() {
+# run NAME COMMAND...: one test, judged by its exit status, which count() adds up.
+run() {
     local name=$1 log start=$SECONDS status=0
     shift
     log=$logs/${name//[ \/]/_}.txt
     "$@" >"$log" 2>&1 </dev/null || status=$?
     case $status in
-    0)  passed=$((passed + 1)); say ok "$name" $((SECONDS - start)) ;;
-    77) skipped=$((skipped + 1)); say skip "$name" $((SECONDS - start)) "$(tail -n 1 "$log")" ;;
-    *)  failed=$((failed + 1)); say FAIL "$name" $((SECONDS - start)); show_log "$log" ;;
+    0)  say ok "$name" $((SECONDS - start)) ;;
+    77) say skip "$name" $((SECONDS - start)) "$(tail -n 1 "$log")" ;;
+    *)  say FAIL "$name" $((SECONDS - start)); show_log "$log" ;;
     esac
     return $status
+}
+count() {
+    case $1 in
+    0)  passed=$((passed + 1)) ;;
+    77) skipped=$((skipped + 1)) ;;
+    *)  failed=$((failed + 1)) ;;
+    esac
+}
+step() { # NAME COMMAND...
+    local status=0
+    run "$@" || status=$?
+    count $status
+    return $status
+}
+
+# begin NAME COMMAND...: a step beside others, as many at a time as there are cores: of those that
+# write to no file in common. end_begun waits for all.
+begun=() beside=0
+begin() {
+    while [ $beside -ge "$cores" ]; do
+        wait -n
+        beside=$((beside - 1))
+    done
+    begun+=("$logs/${1//[ \/]/_}.status")
+    rm -f "${begun[-1]}"
+    { local status=0; run "$@" || status=$?; echo $status >"${begun[-1]}"; } &
+    beside=$((beside + 1))
+}
+end_begun() {
+    local file
+    wait
+    for file in ${begun[@]+"${begun[@]}"}; do
+        count "$(cat "$file" 2>/dev/null || echo 1)"
+        rm -f "$file"
+    done
+    begun=() beside=0
 }
 
 # build NAME MAKE-ARGUMENTS...: a step that may use all cores.
@@ -125,6 +161,8 @@ on_gpu() {
     fi
 }
 skipped() { echo "$1"; return 77; }
+# clang runs no kernel of the emulator's: it only has to take them, for which it need not optimise.
+with_clang=(CC=clang CXX=clang++ WERROR=-Werror CXXFLAGS="-O0 -g")
 cpu_suite() { # without graphs and faults, which the CPU does not have
     suite "$1" "${@:2}" --gtest_filter="-OnDeviceGraph.*:OnDeviceFault.*"
 }
@@ -146,11 +184,12 @@ group_test() {
     build "libraries and tools" all
     on_gpu
     for script in tests/*_test.sh; do
-        [ ! -e "$script" ] || step "$(basename "$script" .sh)" "$script"
+        [ ! -e "$script" ] || begin "$(basename "$script" .sh)" "$script"
     done
+    end_begun
     step "symbols" scripts/abi/symbols.sh "$BUILD"
     step "abi" scripts/abi/abi.sh check "$BUILD/libnibble.so"
-    build "build with clang" all tests BUILD="$BUILD/clang" CC=clang CXX=clang++ CUDA=0
+    build "build with clang" all tests BUILD="$BUILD/clang" "${with_clang[@]}" CUDA=0
     build "build without packages" -f scripts/plain.mk BUILD="$BUILD/plain" "$BUILD/plain/tests/all"
     group_aarch64
 }
@@ -163,6 +202,7 @@ group_aarch64() {
     suite "kernels, emulated, on aarch64" qemu-aarch64 "$BUILD/aarch64/tests/emulated"
 }
 
+# tests/emu_bugs_test.sh builds some of it before, with the same flags.
 group_sanitize() {
     local checks="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
     build "build with sanitizers" tests BUILD="$BUILD/sanitize" SAN="$checks" &&
@@ -179,7 +219,7 @@ other() { # NAME FOLDER MAKE-ARGUMENTS...
     build "build, $name" tests BUILD="$folder" WERROR= "$@" &&
         cpu_suite "test suite, $name" "$folder/tests/all"
 }
-full_clang()   { other "clang" clang CC=clang CXX=clang++ WERROR=-Werror; }
+full_clang()   { other "clang" clang "${with_clang[@]}"; }
 full_native() {
     other "-O3 -march=native" native CFLAGS="-O3 -march=native"
     step "build for a GPU" env CUDA_ARCHS=sm_90a BUILD="$BUILD/for-gpu" scripts/gpu_test.sh build
@@ -248,8 +288,9 @@ group_fuzz() {
         [ ! -e "$source" ] || stems+=("$(basename "$source" .c)")
     done
     for stem in ${stems[@]+"${stems[@]}"}; do
-        step "fuzz ${stem%_fuzz}, ${FUZZ_SECONDS:-60} s" fuzz_one "$stem"
+        begin "fuzz ${stem%_fuzz}, ${FUZZ_SECONDS:-60} s" fuzz_one "$stem"
     done
+    end_begun
 }
 
 for group in "$@"; do

@@ -43,7 +43,7 @@ trap 'rm -f "$log"' EXIT
 
 program_for() {
     case $1 in
-    asan) echo "$build/emu-asan/tests/emulator" ;;
+    asan) echo "$build/sanitize/tests/emulator" ;;
     tsan) echo "$build/emu-tsan/tests/emulator" ;;
     *)    echo "$build/tests/emulator" ;;
     esac
@@ -71,8 +71,8 @@ case ${MAKEFLAGS:-} in *jobserver*) jobs= ;; esac
 checks="-fno-sanitize-recover=all -fno-omit-frame-pointer"
 for means in $other_builds; do
     case $means in
-    asan) make -s $jobs "$(program_for asan)" BUILD="$build/emu-asan" CXXFLAGS="-O1 -g" \
-              CUDA=0 SAN="-fsanitize=address,undefined $checks" ;;
+    asan) make -s $jobs "$(program_for asan)" BUILD="$build/sanitize" CUDA=0 \
+              SAN="-fsanitize=address,undefined $checks" ;; # run_tests.sh's, to the word
     tsan) make -s $jobs "$(program_for tsan)" BUILD="$build/emu-tsan" CXXFLAGS="-O1 -g" \
               CUDA=0 SAN=-fsanitize=thread ;;
     esac || exit 1
