@@ -297,7 +297,8 @@ NIB_TEST(TransformEmu, RowsThatAreReadTwice)
         for (const bool in_place : { false, true }) {
             Setting s;
             s.op = NIB_TRANSFORM_RMSNORM, s.rows = 2, s.cols = cols, s.in_place = in_place;
-            s.dtype = in_place ? NIB_F32 : NIB_BF16, s.hadamard = cols == 33024 ? 128 : 0;
+            s.dtype = s.weight_dtype = in_place ? NIB_F32 : NIB_BF16;
+            s.hadamard = cols == 33024 ? 128 : 0;
             check(s, 3);
         }
     }
