@@ -163,6 +163,8 @@ gemm_inputs gemm_inputs_make(const gemm_case *c)
     x.bias = malloc((size_t)o->n * 4 + 4);
     x.residual = malloc((size_t)(c->m * x.d_ld) * 4 + 4);
     fill(o->a_dtype, x.a, c->m * x.a_ld, c->tame);
+    for (int64_t i = 0; i < c->m * x.a_ld && c->shrink != 0; i++)
+        gemm_put_number(o->a_dtype, x.a, i, gemm_number(o->a_dtype, x.a, i) * c->shrink);
     fill(o->d_dtype, x.bias, o->n, c->tame);
     fill(o->d_dtype, x.residual, c->m * x.d_ld, c->tame);
     for (int64_t m = 0; m < c->m; m++) /* what lies between rows is not to be read */

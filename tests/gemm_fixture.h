@@ -70,6 +70,7 @@ typedef struct gemm_case {
     int              alpha, bias, residual, in_place; /* whether there is one */
     size_t           off;      /* bytes by which a, d and residual are off an alignment of 256 */
     int              tame;     /* activations: small integers */
+    double           shrink;   /* activations times this power of two; 0: as they are */
     const char      *label;
 } gemm_case;
 

@@ -175,7 +175,8 @@ static gemm_answer product(const gemm_case *c, const gemm_source *s, const gemm_
     if (o->activations == NIB_GEMM_ACTIVATIONS_INT8) bound += int8;
     if (o->accumulate == NIB_GEMM_ACCUMULATE_F16) {
         const double chunk = o->f16_chunk ? o->f16_chunk : 64;
-        const double t = nib_format_scale(o->format) == NIB_SCALE_E4M3 ? 1.0 : 0x1p-7 * most;
+        const double t = nib_format_scale(o->format) == NIB_SCALE_E4M3
+                       ? 1.0 : 0x1p-7 * fmax(most, 0x1p-113);
         bound += chunk / 16 * 0x1p-10 * magnitude + ceil((double)o->k / 16) * 0x1p-10 * t;
     }
     const double y = sum * factor;

@@ -229,6 +229,27 @@ NIB_TEST(OnDeviceGemmValue, E8M0ScalesThatChangeAlongTheRow)
     }
 }
 
+/* Activations near the end of bf16's range, and E8M0 scales that bring their products back. */
+NIB_TEST(OnDeviceGemmValue, SmallActivationsOfLargeE8M0Scales)
+{
+    enum { N = 24, K = 200 };
+    REQUIRE(has_products(), "this backend has no products");
+    random_state = 641;
+    for (int turn = 0; turn < 4 && !nib_test_failed(); turn++) {
+        const nib_format format = turn % 2 ? NIB_MXFP4_B16 : NIB_MXFP4;
+        gemm_case c = { .m = turn / 2 ? 3 : 18, .tame = 1, .shrink = 0x1p-100, .label = "small" };
+        c.o = gemm_options(format, N, K, c.m, NIB_BF16, NIB_F32);
+        gemm_source s = gemm_source_make(format, N, K, NIB_CODES_PAIRS, NIB_SCALES_LINEAR, 0,
+                                         GEMM_TAME);
+        for (int64_t i = 0; i < N * nib_scales_per_row(format, K); i++)
+            *gemm_source_scale(&s, i / nib_scales_per_row(format, K),
+                               i % nib_scales_per_row(format, K)) = (uint8_t)(126 + i % 70);
+        gemm_source_decode(&s);
+        FOR_EACH_TACTIC(r, &c, gemm_check(r, &c, &s));
+        gemm_source_free(&s);
+    }
+}
+
 NIB_TEST(OnDeviceGemmValue, ANaNScaleSpoilsItsColumn)
 {
     enum { N = 72, K = 136 };

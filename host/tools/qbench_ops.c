@@ -183,7 +183,7 @@ static nib_status dequantize_layout(const nib_qb_case *c, nib_qb_part *part)
     return NIB_OK;
 }
 
-static nib_status denib_qb_quantize_fill(const nib_qb_call *call)
+static nib_status dequantize_fill(const nib_qb_call *call)
 {
     nib_status status = nib_qb_quantize_fill(call);
     if (status == NIB_OK) status = quantize_with(call, NULL);
@@ -204,7 +204,7 @@ static const nib_qb_op dequantize = {
     .name = "dequantize", .help = "codes and scales to matrix; bytes written",
     .axes = QUANTIZED_AXES, .limit = &nib_qb_limit_fill,
     .baseline = { &nib_qb_baseline_copy }, .bytes = nib_qb_matrix_bytes,
-    .layout = dequantize_layout, .fill = denib_qb_quantize_fill, .run = dequantize_run,
+    .layout = dequantize_layout, .fill = dequantize_fill, .run = dequantize_run,
     .distance = nib_qb_matrix_distance,
 };
 

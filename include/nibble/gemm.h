@@ -133,8 +133,9 @@ typedef enum nib_gemm_accumulate {
     NIB_GEMM_ACCUMULATE_F16 = 1 /* f16 activations on a GPU: sums of f16_chunk products in f16, each
                                    sum then added in f32. With C = f16_chunk the bound above gains
                                      |alpha t| * (C/16 * 2^-10 * sum |A W| + K/16 * 2^-10 * T),
-                                   T = E4M3 scales: 1, E8M0: 2^-7 E. No sum overflows while
-                                     C * max |A| < 399000 (E4M3), 699000 (E8M0, C = 64);
+                                   T = E4M3 scales: 1, E8M0: 2^-7 max(E, 2^-113). No sum
+                                   overflows while
+                                     C * max |A| < 399000 (E4M3), 698000 (E8M0, C = 64);
                                    one that does is Inf or NaN in D, never another number. Twice as
                                    fast only where the tensor cores are: GeForce */
 } nib_gemm_accumulate;

@@ -73,7 +73,8 @@ nib_status nib_transform_apply(const nib_exec *exec, const nib_transform *transf
 
 /* dst = nib_quantize(round(T(src))), bit for bit what nib_transform_apply to src's dtype and then
  * nib_quantize make; in one pass over src, or two over rows of more than 16384 elements, or, after
- * RMSNORM, over rows that share their scales.
+ * RMSNORM, where rows share their scales, are not whole units of 16 elements, or options ask for
+ * more than amax scales by TE's or MX's rules, to nearest.
  *
  *   src      rows x cols as dst
  *   options  as for nib_quantize. The tensor scale is given, or follows from a tensor_amax that is:

@@ -30,7 +30,7 @@
  * Scales. E4M3 becomes S0E5M3 = half(s) >> 7, exact for every s >= 0 (a negative one negates its
  * codes; one that is 0 makes them 0, since bf16's decoding has no zero): half = byte << 7. E8M0
  * stays as it is; of a block of zeros it becomes the largest of the row's others in the tile, not
- * NaN, and 0 where there are none, so that it is never what stands out.
+ * NaN, and 0 where there are none, so that it never raises a floor (gemm_floor.cuh).
  *
  * CPU. A tile is 8 rows x 32 columns: 128 bytes of codes, and of a block its 8 rows' scales, E4M3
  * as S0E5M3, E8M0 as they came. A row is a lane, of f32, and of 32-bit numbers whose bytes an int8

@@ -19,13 +19,14 @@ static inline __attribute__((always_inline)) NAME(wide) *NAME(wide_of)(const REA
     return (NAME(wide) *)(uintptr_t)lanes;
 }
 
-/* dst(j, i) = src(i, j) of 4 x 4; compilers copy such one by one. */
 typedef REAL NAME(four) __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)),
                                        may_alias));
 
+/* dst(j, i) = src(i, j) of 4 x 4; compilers copy such one by one. */
 static inline __attribute__((always_inline)) void NAME(turn)(const REAL *src, int64_t src_ld,
                                                              REAL *dst, int64_t dst_ld)
 {
+#if HAS_SHUFFLES
     const NAME(four) a = *(const NAME(four) *)src, b = *(const NAME(four) *)(src + src_ld);
     const NAME(four) c = *(const NAME(four) *)(src + 2 * src_ld);
     const NAME(four) d = *(const NAME(four) *)(src + 3 * src_ld);
@@ -37,6 +38,10 @@ static inline __attribute__((always_inline)) void NAME(turn)(const REAL *src, in
     *(NAME(four) *)(dst + dst_ld) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
     *(NAME(four) *)(dst + 2 * dst_ld) = __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5);
     *(NAME(four) *)(dst + 3 * dst_ld) = __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7);
+#else
+    for (int j = 0; j < 4; j++)
+        for (int i = 0; i < 4; i++) dst[j * dst_ld + i] = src[i * src_ld + j];
+#endif
 }
 
 /* Rows of count columns, the last of which is the first step, to lanes. */

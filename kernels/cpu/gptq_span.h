@@ -99,6 +99,12 @@ round_lanes(const nib_gptq_job *job, int kind, const float *x, const float *fact
 #define VECTOR_BYTES 16
 #endif
 
+#ifdef __has_builtin
+#define HAS_SHUFFLES __has_builtin(__builtin_shufflevector) /* gcc: from 12 on */
+#else
+#define HAS_SHUFFLES 0
+#endif
+
 #define REAL float
 #define NAME(x) x##_f32
 #include "gptq_lanes.h"

@@ -1,5 +1,6 @@
 /* gptq_tune_cpu.h: sizes of tiles. Each decides in which order numbers are added: another value
- * gives other bits. Untuned, but for those of the Hessian (profiles/cpu-xeon). */
+ * gives other bits. Untuned, but for those of the Hessian (profiles/cpu-xeon) and for WIDE
+ * (profiles/cpu-zen3). */
 #ifndef NIB_GPTQ_TUNE_CPU_H
 #define NIB_GPTQ_TUNE_CPU_H
 

@@ -164,7 +164,7 @@ template <int layout_, int dtype_, int scale_, bool f16_sums_> struct GemmKind {
      * floor 0 lacks, of F16 sums but for 2^7, which GemmJob's factor has: f32 ends at 2^127. */
     static constexpr bool e8m0_f16 = dtype == NIB_DT_F16;
     static constexpr int  span = e8m0_f16 ? 15 : 127;
-    static constexpr int  above = !e8m0_f16 ? 63 : f16_sums ? 1 : 2;
+    static constexpr int  above = !e8m0_f16 ? 7 : f16_sums ? 1 : 2;
     static constexpr int  field = !e8m0_f16 ? (whole ? 1 : 127) : f16_sums ? 8 : whole ? 13 : 15;
     static constexpr int  row_log2 = !e8m0_f16 ? -1 : whole && !f16_sums ? -125 : -113;
 

@@ -12,8 +12,10 @@
  *
  * A weight goes through f16 exactly from the row's largest e yet down to 22 below, with F16 sums to
  * 16 below; lower ones are off by 2^-23 of the largest scale at most, with F16 sums 2^-18. bf16's
- * are exact down to 64 below. That is within gemm.h's u. Scales of one row of trained weights are
- * presumably a few powers of two apart, so that its floor rises in the first tile and hardly again.
+ * are exact down to 119 below, and the row's largest stays near 1, so that products of small
+ * activations do not underflow. That is within gemm.h's u. Scales of one row of trained weights are
+ * presumably a few powers of two apart, so that its floor rises in the first tile and hardly again;
+ * a row whose scales keep going below the floor is slow, and its warp with it.
  *
  * A floor depends on its row's scales in their order, not on tokens nor on other rows. */
 #ifndef NIB_GEMM_FLOOR_CUH
