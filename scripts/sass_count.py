@@ -22,7 +22,8 @@ import sys
 GPUS = {'80': ('A100-80', 108, 1.41, 2.04), '90a': ('H200', 132, 1.7, 4.8),
         '100f': ('B200', 148, 1.9, 8.0), '120f': ('RTX 5090', 170, 2.4, 1.79)}
 # kernel: the access that tells elements (L loads, S stores), its least bytes
-HOT = [(r'quantize_(e2m1|both|groups_e2m1)<', 'S', 8), (r'transform_e2m1<.,.,[02]>', 'S', 8),
+HOT = [(r'quantize_(e2m1|both|groups_e2m1)<', 'S', 8), (r'fake_(e2m1|pass)<', 'S', 16),
+       (r'transform_e2m1<.,.,[02]>', 'S', 8),
        (r'dequantize_e2m1<', 'S', 16), (r'amax', 'L', 16),
        (r'range_', 'L', 16), (r'histogram<', 'L', 16),
        (r'steps_(units|groups|gradient)<[012]', 'S', 16)]
@@ -171,6 +172,10 @@ def per_element(kernel):
         return dtype, dtype
     if kernel.startswith('steps'):
         return dtype, dtype * (3 if re.search('gradient|,true>$', kernel) else 2)
+    if kernel.startswith('fake_e2m1'):  # the gradient reads x too
+        return dtype, dtype * (3 if kernel.endswith(',true>') else 2)
+    if kernel.startswith('fake_pass'):  # a mask has a bit
+        return dtype, dtype * 2 + (0.125 if kernel.endswith(',true>') else 0)
     if kernel.startswith('quantize_both'):  # two outputs
         return 1.0, dtype + 1.125
     packed = 0.53125 if kernel.startswith('dequantize') and arguments[1:2] == ['32'] else 0.5625
