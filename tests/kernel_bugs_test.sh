@@ -132,6 +132,8 @@ product_sums_too_high  gemm_floor.cuh     gemm_small_cuda.cu forward OnDeviceGem
     s/\(127 \+ down\)/127/
 product_floor_too_low  gemm_floor.cuh     gemm_tile_cuda.cu forward OnDeviceGemmValue.E8M0*
     s/top > floor \+ Kind::span/top > floor + Kind::span + 9/
+product_top_too_low    gemm_decode.cuh    gemm_small_cuda.cu forward OnDeviceGemmValue.Small*
+    s/\? 7 : f16_sums/? 63 : f16_sums/
 product_top_off_by_one gemm_exact_cuda.cu -                 forward OnDeviceGemm*
     s/- 127 - 13/- 127 - 12/
 gptq_errors_misplaced  gptq_block.cuh     gptq_sweep_cuda.cu forward OnDeviceGptqBackends.*
