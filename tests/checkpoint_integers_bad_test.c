@@ -103,6 +103,33 @@ NIB_TEST(CheckpointIntegers, FiguresByHand)
     temp_dir_remove(&c.dir);
 }
 
+static void count_amax(void *user, const nib_progress *state)
+{
+    *(int *)user += state->stage == NIB_STAGE_AMAX;
+}
+
+/* Numbers of integer formats are none of which format.h could say that they have a tensor scale:
+ * weights are read once. */
+NIB_TEST(CheckpointIntegers, WeightsAreReadOnce)
+{
+    static const fixture_tensor t[] = { { "a.down_proj.weight", NIB_TT_BF16, 2, { 8, 1024 }, 1.0f,
+                                          NULL } };
+    static const char *const formats[] = { "int4-b32", "int4-b64", "int4", "int8-b256-asym",
+                                           "int4-b512", "int8-b1024", "int8-channel-asym" };
+    begin(t, 1);
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        int passes = 0;
+        nib_checkpoint_options o = options_of(formats[i]);
+        o.progress = count_amax;
+        o.user = &passes;
+        REQUIRE(nib_checkpoint_quantize(fixture_exec(1), c.src, c.dst, &o, NULL) == NIB_OK, "%s",
+                nib_last_error());
+        EXPECT(passes == 0, "%s: %d panels in a first pass", formats[i], passes);
+        temp_dir_remove_at(c.dst);
+    }
+    temp_dir_remove(&c.dir);
+}
+
 /* ---- refused ---- */
 
 static void refuse(nib_export export_as, const char *format, nib_status status, const char *part)
@@ -413,10 +440,11 @@ NIB_TEST(CheckpointIntegers, ActOrderIsInTheConfiguration)
 {
     NEEDS_OPENBLAS;
     REQUIRE(gptq_begin(&c), "%s", nib_last_error());
-    for (int act = 0; act < 2; act++) {
-        c.factor.order = act ? NIB_GPTQ_ACT : NIB_GPTQ_GROUP_AWARE;
-        const nib_checkpoint_options o = gptq_options(&c, NIB_EXPORT_COMPRESSED_TENSORS,
-                                                      format_of("int4-b32"));
+    for (int i = 0; i < 3; i++) {
+        const int act = i == 1; /* compressed-tensors refuses it of whole rows */
+        c.factor.order = i ? NIB_GPTQ_ACT : NIB_GPTQ_GROUP_AWARE;
+        const nib_checkpoint_options o = gptq_options(
+            &c, NIB_EXPORT_COMPRESSED_TENSORS, format_of(i < 2 ? "int4-b32" : "int4-channel"));
         REQUIRE(run_model(&c, c.dst, &o, 1, NULL) == NIB_OK, "%s", nib_last_error());
         json_t *config = fixture_json(c.dst, "config.json");
         const json_t *groups = json_object_get(json_object_get(config, "quantization_config"),
@@ -424,7 +452,7 @@ NIB_TEST(CheckpointIntegers, ActOrderIsInTheConfiguration)
         const json_t *order = json_object_get(
             json_object_get(json_object_get(groups, "group_0"), "weights"), "actorder");
         EXPECT(act ? json_is_string(order) && !strcmp(json_string_value(order), "weight")
-                   : json_is_null(order), "actorder");
+                   : json_is_null(order), "actorder %d", i);
         json_decref(config);
         temp_dir_remove_at(c.dst);
     }

@@ -48,8 +48,9 @@ nib_status nib_integers_specs(nib_format format, nib_tensor_type plain, const ni
 json_t *nib_integers_group(nib_format format, int32_t act_order, json_t *names)
 {
     const int64_t group = nib_int_format_group(format);
-    /* Loaders read "weight" like null: steps stand in the order of the columns. */
-    json_t *order = act_order ? json_string("weight") : json_null();
+    /* Loaders read "weight" like null: steps stand in the order of the columns. Of whole rows
+     * compressed-tensors (0.13 to 0.18) takes null alone. */
+    json_t *order = act_order && group ? json_string("weight") : json_null();
     return json_pack("{s:o,s:{s:i,s:s,s:b,s:s,s:o,s:b,s:o},s:n,s:n,s:s}", "targets", names,
                      "weights", "num_bits", (int)nib_int_format_element(format) - 16, "type", "int",
                      "symmetric", !nib_int_format_asymmetric(format), "strategy",

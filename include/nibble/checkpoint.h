@@ -46,7 +46,9 @@ extern "C" {
  *     P.weight_shape       I64 [2]  N, K
  *
  * By GPTQ too a group is of neighbours along a row, in whatever order they were rounded: there is
- * no weight_g_idx, and actorder is "weight" (also called static) or null, which load alike. */
+ * no weight_g_idx. actorder is "weight" (also called static) of groups rounded in NIB_GPTQ_ACT, and
+ * else null, which loads alike; null too of whole rows in that order, for which compressed-tensors
+ * refuses "weight". */
 typedef enum nib_export {
     NIB_EXPORT_MODELOPT           = 0,
     NIB_EXPORT_COMPRESSED_TENSORS = 1,
