@@ -56,6 +56,12 @@ static nib_status tick(converter *c, nib_stage stage, const nib_plan_item *item,
     return NIB_OK;
 }
 
+/* Integers' numbers are none that format.h could read. */
+static int has_tensor_scale(nib_format f)
+{
+    return !nib_int_format_is_valid(f) && nib_format_has_tensor_scale(f);
+}
+
 static int32_t rotation(const converter *c)
 {
     return c->options->gptq ? c->options->gptq->rotate : 0;
@@ -182,7 +188,7 @@ static nib_status quantize_work(void *context, const nib_panel *p, nib_panel_res
     const converter *c = context;
     const nib_checkpoint_options *o = c->options;
     const nib_plan_way *way = &p->item->way;
-    const int has_tensor_scale = nib_format_has_tensor_scale(way->format);
+    const int scaled = has_tensor_scale(way->format);
     const double t0 = now();
     nib_matrix m;
     NIB_TRY(load(c, p, &m)); /* decoding counts as part of quantizing */
@@ -191,13 +197,13 @@ static nib_status quantize_work(void *context, const nib_panel *p, nib_panel_res
         o->seed, p->item->random_offset + (uint64_t)p->first * (uint64_t)m.cols / 4 };
     const nib_quantize_options options = {
         .size = sizeof options, .scale_choice = way->scale_choice, .rounding = o->rounding,
-        .rules = &way->rules, .tensor_amax = has_tensor_scale ? &c->amax : NULL,
+        .rules = &way->rules, .tensor_amax = scaled ? &c->amax : NULL,
         .random = random };
     const nib_packed packed = {
         .size = sizeof packed, .format = way->format, .code_order = NIB_CODES_PAIRS,
         .scale_layout = NIB_SCALES_LINEAR, .rows = p->n, .cols = m.cols,
         .codes = p->buffers->codes, .ld_codes_bytes = nib_codes_row_bytes(way->format, m.cols),
-        .scales = p->buffers->scales, .tensor_scale = has_tensor_scale ? &tensor_scale : NULL };
+        .scales = p->buffers->scales, .tensor_scale = scaled ? &tensor_scale : NULL };
     const int in_one = !c->gptq && nib_has_quantize_measured(p->exec);
     double t1 = 0;
     result->error.without_counts = !o->counts;
@@ -435,7 +441,7 @@ static nib_status run_unit(converter *c, const nib_plan_unit *unit)
     for (size_t i = unit->first; i < end; i++) todo |= !step_done(c, i);
     c->dtype = unit_dtype(c, unit);
     c->amax = 0.0f;
-    if (todo && lead->quantize && nib_format_has_tensor_scale(lead->way.format))
+    if (todo && lead->quantize && has_tensor_scale(lead->way.format))
         for (size_t i = unit->first; i < end; i++)
             NIB_TRY(nib_panels_run(&c->pool, &plan->items[plan->order[i]], amax_work, amax_merge,
                                    c));
