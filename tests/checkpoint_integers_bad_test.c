@@ -200,6 +200,9 @@ NIB_TEST(CheckpointIntegers, RefusedPolicies)
           NIB_EXPORT_COMPRESSED_TENSORS },
         { "*_proj.weight int4\n", "'*_proj.weight int4', decides for", NIB_ERR_UNSUPPORTED,
           NIB_EXPORT_COMPRESSED_TENSORS },
+        { "*_proj.weight int4-b32\n*embed* int8-b32\n", "'*embed* int8-b32', decides for "
+          "model.embed_tokens.weight, but model.embed_tokens.weight: is an embedding",
+          NIB_ERR_UNSUPPORTED, NIB_EXPORT_COMPRESSED_TENSORS },
         { "*_proj.weight int8-b32-asym\n", "cannot hold int8-b32-asym", NIB_ERR_UNSUPPORTED,
           NIB_EXPORT_MODELOPT },
     };

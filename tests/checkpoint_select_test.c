@@ -30,6 +30,11 @@ static int quantized(const nib_checkpoint_report *r, const char *name)
     return -1;
 }
 
+static nib_status with(nib_checkpoint_options o)
+{
+    return nib_checkpoint_quantize(fixture_exec(0), src, dst, &o, NULL);
+}
+
 static int count(const nib_checkpoint_report *r)
 {
     int n = 0;
@@ -45,7 +50,7 @@ NIB_TEST(CheckpointSelect, PatternsChooseAndExcludeWins)
         const char *with, *without;
     } rows[] = {
         { { NULL }, { NULL }, 14, "model.layers.1.mlp.up_proj.weight", "lm_head.weight" },
-        { { "*" }, { NULL }, 16, "model.embed_tokens.weight", "model.norm.weight" },
+        { { "*" }, { "*embed*" }, 15, "lm_head.weight", "model.norm.weight" },
         { { "lm_head.*" }, { NULL }, 1, "lm_head.weight", "model.layers.1.mlp.up_proj.weight" },
         { { "*q_proj*", "*k_proj*" }, { NULL }, 4, "model.layers.0.self_attn.k_proj.weight",
           "model.layers.0.self_attn.v_proj.weight" },
@@ -197,6 +202,69 @@ NIB_TEST(CheckpointSelect, WhatATargetCannotHold)
     }
 }
 
+/* Loaders of folders take linear layers only; GGUF's take embeddings too. */
+NIB_TEST(CheckpointSelect, EmbeddingsInGgufAlone)
+{
+    static const char *const embeddings[] = {
+        "model.embed_tokens.weight", "transformer.wte.weight", "wpe.weight", "shared.weight",
+        "bert.embeddings.word_embeddings.weight", "model.tok_embeddings.weight", "emb.weight",
+        "gpt_neox.embed_in.weight", "model.decoder.embed_positions.weight", "x.token_embd_embed",
+        "model.embed_tokens_per_layer.weight", "a.block.0.relative_attention_bias.weight" };
+    static const char *const layers[] = {
+        "embed_out.weight", "time_embedding.linear_1.weight", "context_embedder.weight",
+        "model.embed_vision.embedding_projection.weight", "lm_head.weight", "a.shared.weight" };
+    static const nib_export exports[] = { NIB_EXPORT_MODELOPT, NIB_EXPORT_COMPRESSED_TENSORS,
+                                          NIB_EXPORT_COMPRESSED_TENSORS };
+    enum { N = sizeof embeddings / sizeof *embeddings, ALL = N + sizeof layers / sizeof *layers };
+    const char *all[] = { "*" };
+    for (size_t i = 0; i < ALL; i++) {
+        const char *name = i < N ? embeddings[i] : layers[i - N];
+        const fixture_tensor t = { name, NIB_TT_BF16, 2, { 8, 64 }, 1, NULL };
+        REQUIRE(begin(&t, 1), "%s", src);
+        for (int k = 0; k < 3; k++) {
+            nib_checkpoint_options o = fixture_options(
+                exports[k], k < 2 ? NIB_NVFP4 : nib_int_format_make(NIB_INT4, 32, 0));
+            o.dry_run = 1, o.include = all, o.n_include = 1;
+            EXPECT(with(o) == (i < N ? NIB_ERR_UNSUPPORTED : NIB_OK), "%s %d", name, k);
+            EXPECT(i >= N || (fixture_error_has(name) && fixture_error_has("is an embedding")),
+                   "%s", nib_last_error());
+            o.include = NULL, o.n_include = 0;
+            EXPECT(with(o) == NIB_OK, "%s by default: %s", name, nib_last_error());
+        }
+        temp_dir_remove(&dir);
+    }
+    dir = temp_dir_make();
+    snprintf(src, sizeof src, "%s/src.gguf", dir.path);
+    snprintf(dst, sizeof dst, "%s/dst.gguf", dir.path);
+    REQUIRE(fixture_gguf(src, fixture_llama_gguf(NIB_TT_F16), FIXTURE_LLAMA), "%s", src);
+    nib_checkpoint_options o = fixture_options(NIB_EXPORT_GGUF, NIB_NVFP4);
+    o.include = all, o.n_include = 1;
+    nib_checkpoint_report *r = plan(o);
+    EXPECT(quantized(r, "model.embed_tokens.weight") == 1, "GGUF");
+    nib_checkpoint_report_free(r);
+    temp_dir_remove(&dir);
+}
+
+/* Loaders would look for codes of a linear layer that is not in the list. */
+NIB_TEST(CheckpointSelect, KeptLayersOnEmbeddingsAreIgnored)
+{
+    const fixture_tensor t[] = {
+        { "embed_in.weight", NIB_TT_BF16, 2, { 8, 64 }, 1, NULL },
+        { "time_embedding.linear_1.weight", NIB_TT_BF16, 2, { 8, 64 }, 1, NULL },
+        { "a.down_proj.weight", NIB_TT_BF16, 2, { 8, 64 }, 1, NULL } };
+    REQUIRE(begin(t, 3), "%s", src);
+    REQUIRE(fixture_quantize(src, dst, NIB_EXPORT_MODELOPT, NIB_NVFP4) == NIB_OK, "%s",
+            nib_last_error());
+    json_t *config = fixture_json(dst, "config.json");
+    const json_t *ignore = json_object_get(json_object_get(config, "quantization_config"),
+                                           "ignore");
+    const char *second = json_string_value(json_array_get(ignore, 1));
+    EXPECT(json_array_size(ignore) == 2 && second && !strcmp(second, "time_embedding.linear_1"),
+           "%zu ignored", json_array_size(ignore));
+    json_decref(config);
+    temp_dir_remove(&dir);
+}
+
 NIB_TEST(CheckpointSelect, GgufNeedsBlocksOf64AndNames)
 {
     fixture_tensor t = { "blk.0.attn_output.weight", NIB_TT_F32, 2, { 8, 96 }, 1, NULL };
@@ -219,11 +287,6 @@ NIB_TEST(CheckpointSelect, GgufNeedsBlocksOf64AndNames)
 }
 
 /* ---- arguments ---- */
-
-static nib_status with(nib_checkpoint_options o)
-{
-    return nib_checkpoint_quantize(fixture_exec(0), src, dst, &o, NULL);
-}
 
 NIB_TEST(CheckpointSelect, ArgumentsAreChecked)
 {

@@ -42,16 +42,28 @@ static int is_router(const char *name)
     return ends(name, ".gate.weight") || ends(name, "_gate.weight") || has(name, "router");
 }
 
-static int is_embedding(const char *name)
+static int begins(const char *name, const char *head)
 {
-    return has(name, "embed") || ends(name, ".wte.weight") || ends(name, ".wpe.weight");
+    return !strncmp(name, head, strlen(head));
+}
+
+int nib_is_embedding(const char *name)
+{
+    static const char *const tails[] = { "embed", "embeds", "embedding", "embeddings" };
+    static const char *const whole[] = { "wte", "wpe", "emb", "relative_attention_bias" };
+    char leaf[256];
+    nib_layer_type(name, leaf, sizeof leaf);
+    for (int i = 0; i < 4; i++)
+        if (ends(leaf, tails[i]) || !strcmp(leaf, whole[i])) return 1;
+    if (!strcmp(name, "shared.weight") || !strcmp(name, "model.shared.weight")) return 1; /* T5 */
+    return begins(leaf, "embed_") && strcmp(leaf, "embed_out"); /* that is GPT-NeoX's lm_head */
 }
 
 int nib_is_linear(const nib_logical *t)
 {
     char type[256];
     if (t->n_dims == 3 && has(t->name, "experts")) return 1;
-    if (t->n_dims != 2 || !ends(t->name, ".weight") || is_embedding(t->name)) return 0;
+    if (t->n_dims != 2 || !ends(t->name, ".weight") || nib_is_embedding(t->name)) return 0;
     nib_layer_type(t->name, type, sizeof type);
     return strcmp(type, "norm") != 0;
 }
@@ -62,8 +74,9 @@ int nib_selected_by_default(const nib_logical *t)
     /* Fused experts without ".weight" are stored [experts, in, out]: blocks along the last
      * dimension would run along the output, which no runtime multiplies by. */
     if (t->n_dims == 3 && !ends(t->name, ".weight")) return 0;
-    return !has(t->name, "lm_head") && !has(t->name, "visual.") && !has(t->name, "vision")
-        && !has(t->name, "multi_modal");
+    /* Layers that work on embeddings, as of diffusion models, are kept by peers too. */
+    return !has(t->name, "embed") && !has(t->name, "lm_head") && !has(t->name, "visual.")
+        && !has(t->name, "vision") && !has(t->name, "multi_modal");
 }
 
 /* What runtimes put into one matrix with one tensor scale. */

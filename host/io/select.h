@@ -15,6 +15,10 @@ int nib_selected_by_default(const nib_logical *t);
 /* 1: a linear layer's weight; kept ones go into the target's ignore list. */
 int nib_is_linear(const nib_logical *t);
 
+/* 1: a table whose rows are looked up ("embed_tokens", "wte", "word_embeddings", ...), which
+ * loaders of folders do not take as a linear layer. */
+int nib_is_embedding(const char *name);
+
 /* Key of the tensors that must share t's tensor scale, into text: its own name if none. */
 void nib_scale_group(const char *name, char *text, size_t text_bytes);
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/io/select.h"
 #include "nibble/version.h"
 
 static nib_rules_preset preset_modelopt(nib_format format)
@@ -43,15 +44,28 @@ static nib_status check_format(const char *target, nib_format format, int mx_too
     return NIB_OK;
 }
 
+/* Their configurations are of linear layers: an embedding's codes would be unknown tensors, and
+ * transformers make up a new embedding for one whose weight is missing. */
+static nib_status check_linear(const char *target, const nib_logical *t)
+{
+    NIB_REQUIRE(!t || !nib_is_embedding(t->name), NIB_ERR_UNSUPPORTED,
+                "%s: is an embedding; loaders of %s know quantized linear layers only (exclude the "
+                "tensor to keep it as it is)", t->name, target);
+    return NIB_OK;
+}
+
 static nib_status check_modelopt(nib_format format, const nib_logical *t)
 {
-    return check_format("modelopt", format, 0, 16, t);
+    NIB_TRY(check_format("modelopt", format, 0, 16, t));
+    return check_linear("modelopt", t);
 }
 
 static nib_status check_compressed_tensors(nib_format format, const nib_logical *t)
 {
-    if (nib_int_format_is_valid(format)) return nib_integers_check(format, t);
-    return check_format("compressed-tensors", format, 1, nib_format_block(format), t);
+    NIB_TRY(nib_int_format_is_valid(format)
+                ? nib_integers_check(format, t)
+                : check_format("compressed-tensors", format, 1, nib_format_block(format), t));
+    return check_linear("compressed-tensors", t);
 }
 
 static nib_status check_gguf(nib_format format, const nib_logical *t)

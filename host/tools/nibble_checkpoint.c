@@ -16,7 +16,8 @@ static const struct argp_option options[] = {
       "compressed-tensors for the others", NIBBLE_MADE },
     { NULL, 0, NULL, 0, "Which tensors:", NIBBLE_WHICH },
     { "include", OPT_INCLUDE, "PATTERN", 0, "Quantize just the matrices whose name matches "
-      "(*, ?, [...]; may be repeated). Default: linear layers without lm_head and routers",
+      "(*, ?, [...]; may be repeated); embeddings in GGUF alone. Default: linear layers without "
+      "lm_head and routers",
       NIBBLE_WHICH },
     { "exclude", OPT_EXCLUDE, "PATTERN", 0, "Keep what matches as it is; wins over --include",
       NIBBLE_WHICH },

@@ -116,7 +116,8 @@ typedef struct nib_checkpoint_options {
     nib_dtype            keep_dtype;   /* what unquantized tensors in GGUF blocks become */
     const char *const   *include;      /* glob patterns on Hugging Face names, in which * matches
                                           dots too. None: every matrix of a linear layer but
-                                          embeddings, lm_head and routers. Else just what matches */
+                                          embeddings, lm_head and routers. Else just what matches;
+                                          folders have no quantized embeddings */
     size_t               n_include;
     const char *const   *exclude;      /* patterns that win over include */
     size_t               n_exclude;
@@ -213,8 +214,10 @@ typedef struct nib_checkpoint_report {
  *
  * NIB_ERR_UNSUPPORTED: what the target cannot hold (text says what and why): the format, K that
  * is no multiple of the block (GGUF NVFP4: of 64; integers: the group), integers of another rank
- * than 2, or what they have not; an architecture that cannot be converted between Hugging Face and
- * GGUF, a source that is quantized in a way nibble cannot read.
+ * than 2, or what they have not; in folders an embedding ("embed_tokens", "wte", "word_embeddings",
+ * ...) that include or policy choose, where loaders know linear layers only; an architecture that
+ * cannot be converted between Hugging Face and GGUF, a source that is quantized in a way nibble
+ * cannot read.
  * NIB_ERR_NONFINITE, NIB_ERR_CANCELLED, NIB_ERR_EXISTS as above and in status.h; ARGUMENT for
  * a flag that is not 0 or 1, shard outside 1..shards or an include pattern that matches no matrix.
  * With policy ARGUMENT for what it replaces, or a line that decides for nothing; UNSUPPORTED,
