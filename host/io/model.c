@@ -305,7 +305,7 @@ static nib_status read_config(nib_model *m)
     if (q && !json_is_null(q)) m->quant = !method ? "unknown"
                     : !strcmp(method, "modelopt") ? "modelopt"
                     : !strcmp(method, "compressed-tensors") ? "compressed-tensors" : "unknown";
-    return NIB_OK;
+    return nib_integers_named(m->config, &m->named);
 }
 
 /* The only *.gguf of a folder, malloc'd; NULL if there is none or more than one, or if the
@@ -383,6 +383,7 @@ void nib_model_close(nib_model *m)
     nib_safetensors_close(m->st);
     nib_gguf_close(m->gguf);
     json_decref(m->config);
+    json_decref(m->named);
     free(m->folder);
     free(m->gguf_path);
     free(m->path);

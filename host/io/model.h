@@ -45,6 +45,7 @@ typedef struct nib_model {
     nib_gguf_heads   heads;      /* of GGUF, or as a GGUF of it would have; zeros: unknown */
     char            *folder;     /* with config.json; NULL for a bare safetensors file */
     json_t          *config;     /* config.json, or NULL */
+    json_t          *named;      /* by module: "weights" of the config group that names it */
     const char      *quant;      /* NULL, "modelopt", "compressed-tensors" or another method */
     nib_logical     *tensors;    /* in the source's order */
     size_t           count;
@@ -54,7 +55,9 @@ typedef struct nib_model {
 typedef struct nib_integer_parts {
     const nib_tensor *words, *steps, *shape, *zeros, *g_idx;
 } nib_integer_parts;
-/* Fills in all of *l but its name. */
+/* Makes nib_model's named of a config.json, or NULL. */
+nib_status nib_integers_named(const json_t *config, json_t **named);
+/* Fills in all of *l but its name, which is there. */
 nib_status nib_integers_logical(const nib_model *model, const nib_integer_parts *parts,
                                 nib_logical *l);
 /* Row row of the file as f32. scratch: nib_integers_scratch bytes, aligned to 4. */

@@ -1,25 +1,103 @@
 /* model_integers.c: reads compressed-tensors' pack-quantized: which integers a weight_packed holds,
- * and a row of them as f32. */
+ * by its parts and by config.json, which must not contradict them; and a row of them as f32. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "host/io/integers.h"
 
-/* num_bits, if all groups of config.json's have the same; else 0. */
-static int configured_bits(const nib_model *m)
+/* ---- config.json ---- */
+
+enum { ROW = -1 };
+
+/* What config.json says of a module's weights. */
+typedef struct said {
+    int64_t bits;      /* 0: nothing */
+    int64_t group;     /* 0: nothing; ROW: one step for the row */
+    int     symmetric; /* -1: nothing */
+} said;
+
+static const json_t *groups_of(const json_t *config)
 {
-    const json_t *groups = json_object_get(json_object_get(m->config, "quantization_config"),
-                                           "config_groups");
+    return json_object_get(json_object_get(config, "quantization_config"), "config_groups");
+}
+
+nib_status nib_integers_named(const json_t *config, json_t **named)
+{
+    const char *key;
+    json_t *group, *target;
+    size_t i;
+    *named = json_object();
+    int ok = *named != NULL;
+    json_object_foreach((json_t *)(uintptr_t)groups_of(config), key, group) {
+        json_t *weights = json_object_get(group, "weights");
+        json_array_foreach(json_object_get(group, "targets"), i, target)
+            if (ok && json_is_object(weights) && json_is_string(target))
+                ok = !json_object_set(*named, json_string_value(target), weights);
+    }
+    NIB_REQUIRE(ok, NIB_ERR_OUT_OF_MEMORY, "no memory for the modules of config.json");
+    return NIB_OK;
+}
+
+static said said_by(const json_t *weights)
+{
+    const json_t *symmetric = json_object_get(weights, "symmetric");
+    const char *strategy = json_string_value(json_object_get(weights, "strategy"));
+    const int64_t group = json_integer_value(json_object_get(weights, "group_size"));
+    const int by_row = strategy ? !strcmp(strategy, "channel") : group < 0;
+    const int by_group = !strategy || !strcmp(strategy, "group");
+    return (said){ .bits = json_integer_value(json_object_get(weights, "num_bits")),
+                   .group = by_row ? ROW : by_group && group > 0 ? group : 0,
+                   .symmetric = json_is_boolean(symmetric) ? json_is_true(symmetric) : -1 };
+}
+
+/* Of the group that names the module; else what all groups of integers say alike: their targets may
+ * be classes or patterns. */
+static said said_of(const nib_model *m, const char *weight)
+{
+    said all = { 0, 0, -1 };
+    int n = 0;
     const char *key;
     json_t *group;
-    int bits = 0;
-    json_object_foreach((json_t *)(uintptr_t)groups, key, group) {
-        const int own = (int)json_integer_value(json_object_get(json_object_get(group, "weights"),
-                                                                "num_bits"));
-        if (bits && own != bits) return 0;
-        bits = own;
+    const size_t length = strlen(weight);
+    const int tail = length > 7 && !strcmp(weight + length - 7, ".weight");
+    char *module = strndup(weight, tail ? length - 7 : length);
+    const json_t *own = module ? json_object_get(m->named, module) : NULL;
+    free(module);
+    if (own) return said_by(own);
+    json_object_foreach((json_t *)(uintptr_t)groups_of(m->config), key, group) {
+        const json_t *weights = json_object_get(group, "weights");
+        const char *type = json_string_value(json_object_get(weights, "type"));
+        if (type && !strcmp(type, "float")) continue;
+        const said s = said_by(weights);
+        if (!n++) all = s;
+        if (s.bits != all.bits) all.bits = 0;
+        if (s.group != all.group) all.group = 0;
+        if (s.symmetric != all.symmetric) all.symmetric = -1;
     }
-    return bits;
+    return all;
 }
+
+/* Tensors that are lost, or are another model's, would be read as other weights. */
+static nib_status check_said(const nib_model *m, const nib_integer_parts *p, const said *s,
+                             int64_t cols)
+{
+    const int64_t groups = p->steps->dims[1];
+    NIB_REQUIRE(s->group != ROW || groups == 1, NIB_ERR_FORMAT,
+                "%s: %s has %lld steps for a row, config.json says one", m->path, p->steps->name,
+                (long long)groups);
+    NIB_REQUIRE(s->group <= 0 || (groups == 1 ? s->group >= cols : s->group * groups == cols),
+                NIB_ERR_FORMAT,
+                "%s: %s has %lld steps for a row of %lld columns, config.json says groups of %lld",
+                m->path, p->steps->name, (long long)groups, (long long)cols, (long long)s->group);
+    NIB_REQUIRE(s->symmetric != 1 || !p->zeros, NIB_ERR_FORMAT,
+                "%s: %s is there, but config.json says symmetric", m->path, p->zeros->name);
+    NIB_REQUIRE(s->symmetric != 0 || p->zeros, NIB_ERR_FORMAT,
+                "%s: %s has no weight_zero_point, but config.json says that it is not symmetric",
+                m->path, p->words->name);
+    return NIB_OK;
+}
+
+/* ---- tensors ---- */
 
 /* weight_shape's rows and columns. */
 static nib_status shape_of(const nib_model *m, const nib_tensor *t, int64_t dims[2])
@@ -40,7 +118,8 @@ static nib_status shape_of(const nib_model *m, const nib_tensor *t, int64_t dims
 }
 
 /* 4 or 8, which few columns alone do not tell apart. */
-static nib_status bits_of(const nib_model *m, const nib_tensor *w, int64_t cols, int *bits)
+static nib_status bits_of(const nib_model *m, const nib_tensor *w, const said *s, int64_t cols,
+                          int *bits)
 {
     const int64_t words = w->dims[1];
     const int four = words == nib_integers_words(4, cols);
@@ -48,10 +127,14 @@ static nib_status bits_of(const nib_model *m, const nib_tensor *w, int64_t cols,
     NIB_REQUIRE(four || eight, NIB_ERR_UNSUPPORTED,
                 "%s: %s has %lld words for %lld columns, which are neither of 4 nor of 8 bits",
                 m->path, w->name, (long long)words, (long long)cols);
-    *bits = four && eight ? configured_bits(m) : four ? 4 : 8;
-    NIB_REQUIRE(*bits == 4 || *bits == 8, NIB_ERR_UNSUPPORTED,
-                "%s: %s has %lld columns in one word, of 4 or 8 bits; no config.json beside it "
-                "tells", m->path, w->name, (long long)cols);
+    NIB_REQUIRE(!four || !eight || s->bits, NIB_ERR_UNSUPPORTED,
+                "%s: %s has %lld columns in one word, of 4 or 8 bits; %s", m->path, w->name,
+                (long long)cols, m->config ? "config.json does not tell which"
+                                           : "no config.json beside it tells");
+    *bits = four && (!eight || s->bits == 4) ? 4 : 8;
+    NIB_REQUIRE(!s->bits || s->bits == *bits, NIB_ERR_FORMAT,
+                "%s: %s has %lld words for %lld columns, config.json says %lld bits", m->path,
+                w->name, (long long)words, (long long)cols, (long long)s->bits);
     return NIB_OK;
 }
 
@@ -96,9 +179,11 @@ nib_status nib_integers_logical(const nib_model *m, const nib_integer_parts *p, 
     int bits = 0;
     NIB_TRY(shape_of(m, p->shape, dims));
     NIB_TRY(check_parts(m, p, dims));
-    NIB_TRY(bits_of(m, p->words, dims[1], &bits));
+    const said s = said_of(m, l->name);
+    NIB_TRY(bits_of(m, p->words, &s, dims[1], &bits));
     const int64_t groups = p->steps->dims[1], group = groups > 1 ? dims[1] / groups : 0;
     NIB_TRY(check_zeros(m, p, bits, dims[0], groups));
+    NIB_TRY(check_said(m, p, &s, dims[1]));
     l->storage = NIB_STORAGE_INTEGERS;
     l->tensor = p->words;
     l->scales = p->steps;

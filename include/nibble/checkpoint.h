@@ -48,7 +48,11 @@ extern "C" {
  * By GPTQ too a group is of neighbours along a row, in whatever order they were rounded: there is
  * no weight_g_idx. actorder is "weight" (also called static) of groups rounded in NIB_GPTQ_ACT, and
  * else null, which loads alike; null too of whole rows in that order, for which compressed-tensors
- * refuses "weight". */
+ * refuses "weight".
+ *
+ * Such a folder is read by its tensors. Its config.json must not contradict them in num_bits, the
+ * group or symmetric: NIB_ERR_FORMAT. What it says of a module is in the config group that names
+ * it, or else is what all groups of integers say alike. */
 typedef enum nib_export {
     NIB_EXPORT_MODELOPT           = 0,
     NIB_EXPORT_COMPRESSED_TENSORS = 1,
