@@ -89,6 +89,10 @@ NIB_TEST(CheckpointIntegers, FilesThatAreWrong)
         { "shape", AS("", I64, 1, { 4, 0 }), "is 4 x 0" },
         { "shape", AS("", I64, 1, { 4, 68 }), "neither of 4 nor of 8" },
         { "shape", AS("", I64, 1, { 4, 60 }), "groups of 30 columns, no multiple of 8" },
+        { "m.weight_shape", { 0 }, "m.weight_packed has a weight_scale beside it, but no "
+                                   "weight_shape" },
+        { "m.weight_scale", { 0 }, "m.weight_packed has a weight_shape beside it, but no "
+                                   "weight_scale" },
         { "more", AS("m.weight_g_idx", I32, 1, { 64 }), "by an index" },
         { "more", AS("m.weight", F32, 2, { 4, 64 }), "both m.weight" },
         { "zero", { 0 }, "element [1, 1] of m.weight_scale is 0" },

@@ -31,46 +31,65 @@ static const nib_tensor *sibling(const nib_safetensors *st, const char *name, co
     return found;
 }
 
+/* What belongs to codes. */
+enum { SCALE, MULTIPLIER, DIVISOR, INPUT, INPUT_DIVISOR, ZEROS, SHAPE, G_IDX, PARTS };
+
 /* How codes and what belongs to them are named: P.weight (ModelOpt) or P.weight_packed
  * (compressed-tensors) with P.weight_scale; of fused experts, whose names do not end in
  * ".weight", P or P_weight_packed with P_weight_scale (ModelOpt's quantizer_attr_names). */
 typedef struct naming {
     const char *codes, *plain; /* tails: in the file, and of the logical name */
-    const char *scale, *multiplier, *divisor, *input, *input_divisor;
-    const char *zeros, *shape, *g_idx; /* of integers */
+    const char *part[PARTS];
 } naming;
 
 #define NAMING(codes, plain, c) \
-    { codes, plain, c "weight_scale", c "weight_scale_2", c "weight_global_scale", \
+    { codes, plain, { c "weight_scale", c "weight_scale_2", c "weight_global_scale", \
       c "input_scale", c "input_global_scale", c "weight_zero_point", c "weight_shape", \
-      c "weight_g_idx" }
+      c "weight_g_idx" } }
 static const naming namings[] = {
     NAMING(".weight_packed", ".weight", "."), NAMING("_weight_packed", "", "_"),
     NAMING(".weight", ".weight", "."),        NAMING("", "", "_"),
 };
-enum { NAMINGS = sizeof namings / sizeof *namings };
+enum { NAMINGS = sizeof namings / sizeof *namings, PACKED_NAMINGS = 2 };
+
+static int is_of_integers(int part) { return part == ZEROS || part == SHAPE || part == G_IDX; }
 
 /* U8 for formats with scale bytes, or I32 with a shape for integers. */
 static int is_codes(const nib_safetensors *st, const nib_tensor *t, const naming *n)
 {
     return (t->type == NIB_TT_U8 || t->type == NIB_TT_I32) && ends_with(t->name, n->codes)
-        && sibling(st, t->name, n->codes, n->scale)
-        && (t->type == NIB_TT_U8 || sibling(st, t->name, n->codes, n->shape));
+        && sibling(st, t->name, n->codes, n->part[SCALE])
+        && (t->type == NIB_TT_U8 || sibling(st, t->name, n->codes, n->part[SHAPE]));
 }
 
 static int is_companion(const nib_safetensors *st, const char *name)
 {
     for (int i = 0; i < NAMINGS; i++) {
         const naming *n = &namings[i];
-        const char *const tails[] = { n->scale, n->multiplier, n->divisor, n->input,
-                                      n->input_divisor, n->zeros, n->shape, n->g_idx };
-        for (int j = 0; j < 8; j++) {
-            const nib_tensor *codes = ends_with(name, tails[j])
-                                        ? sibling(st, name, tails[j], n->codes) : NULL;
-            if (codes && is_codes(st, codes, n)) return 1;
+        for (int j = 0; j < PARTS; j++) {
+            const nib_tensor *codes = ends_with(name, n->part[j])
+                                        ? sibling(st, name, n->part[j], n->codes) : NULL;
+            if (codes && is_codes(st, codes, n)
+                && (codes->type == NIB_TT_I32 || !is_of_integers(j)))
+                return 1;
         }
     }
     return 0;
+}
+
+/* Words of integers without their shape, or steps, are no tensor to be copied. */
+static nib_status check_words(const nib_model *m, const nib_tensor *t)
+{
+    for (int i = 0; i < PACKED_NAMINGS && t->type == NIB_TT_I32; i++) {
+        const naming *n = &namings[i];
+        if (!ends_with(t->name, n->codes)) continue;
+        const int scale = sibling(m->st, t->name, n->codes, n->part[SCALE]) != NULL;
+        const int shape = sibling(m->st, t->name, n->codes, n->part[SHAPE]) != NULL;
+        NIB_REQUIRE(scale == shape, NIB_ERR_FORMAT, "%s: %s has a %s beside it, but no %s", m->path,
+                    t->name, scale ? "weight_scale" : "weight_shape",
+                    scale ? "weight_shape" : "weight_scale");
+    }
+    return NIB_OK;
 }
 
 static nib_status f32_scalar(const char *path, const nib_tensor *t, float *value)
@@ -98,7 +117,7 @@ static void set_dims(nib_logical *l, int32_t n_dims, const int64_t *dims, int64_
 static nib_status packed_logical(const nib_model *m, const nib_tensor *w, const naming *names,
                                  nib_logical *l)
 {
-    const nib_tensor *s = sibling(m->st, w->name, names->codes, names->scale);
+    const nib_tensor *s = sibling(m->st, w->name, names->codes, names->part[SCALE]);
     NIB_REQUIRE(s && s->n_dims == w->n_dims && w->n_dims >= 2, NIB_ERR_UNSUPPORTED,
                 "%s: %s has no weight_scale of its rank", m->path, w->name);
     for (int i = 0; i + 1 < w->n_dims; i++)
@@ -122,8 +141,8 @@ static nib_status packed_logical(const nib_model *m, const nib_tensor *w, const 
     set_dims(l, w->n_dims, w->dims, cols);
     if (!e4m3) return NIB_OK;
 
-    const nib_tensor *multiplier = sibling(m->st, w->name, names->codes, names->multiplier);
-    const nib_tensor *divisor = sibling(m->st, w->name, names->codes, names->divisor);
+    const nib_tensor *multiplier = sibling(m->st, w->name, names->codes, names->part[MULTIPLIER]);
+    const nib_tensor *divisor = sibling(m->st, w->name, names->codes, names->part[DIVISOR]);
     NIB_REQUIRE(multiplier || divisor, NIB_ERR_UNSUPPORTED,
                 "%s: %s has neither weight_scale_2 nor weight_global_scale", m->path, w->name);
     NIB_TRY(f32_scalar(m->path, multiplier ? multiplier : divisor, &l->tensor_scale));
@@ -142,10 +161,10 @@ static nib_status integers_logical(const nib_model *m, const nib_tensor *w, cons
                                    nib_logical *l)
 {
     const nib_integer_parts parts = {
-        w, sibling(m->st, w->name, names->codes, names->scale),
-        sibling(m->st, w->name, names->codes, names->shape),
-        sibling(m->st, w->name, names->codes, names->zeros),
-        sibling(m->st, w->name, names->codes, names->g_idx)
+        w, sibling(m->st, w->name, names->codes, names->part[SCALE]),
+        sibling(m->st, w->name, names->codes, names->part[SHAPE]),
+        sibling(m->st, w->name, names->codes, names->part[ZEROS]),
+        sibling(m->st, w->name, names->codes, names->part[G_IDX])
     };
     return nib_integers_logical(m, &parts, l);
 }
@@ -174,6 +193,7 @@ static nib_status gather_safetensors(nib_model *m)
     for (size_t i = 0; i < n; i++) {
         const char *name = t[i].name;
         if (is_companion(m->st, name)) continue;
+        NIB_TRY(check_words(m, &t[i]));
         nib_logical *l = &m->tensors[m->count++];
         l->tensor_scale = 1.0f;
         const naming *names = NULL;

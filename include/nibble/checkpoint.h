@@ -52,7 +52,8 @@ extern "C" {
  *
  * Such a folder is read by its tensors. Its config.json must not contradict them in num_bits, the
  * group or symmetric: NIB_ERR_FORMAT. What it says of a module is in the config group that names
- * it, or else is what all groups of integers say alike. */
+ * it, or else is what all groups of integers say alike. NIB_ERR_FORMAT too for a weight_packed
+ * with a weight_scale, but no weight_shape, or the other way round. */
 typedef enum nib_export {
     NIB_EXPORT_MODELOPT           = 0,
     NIB_EXPORT_COMPRESSED_TENSORS = 1,
