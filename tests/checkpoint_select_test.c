@@ -286,6 +286,51 @@ NIB_TEST(CheckpointSelect, GgufNeedsBlocksOf64AndNames)
     temp_dir_remove(&dir);
 }
 
+/* They would be read as parts of a.down_proj.weight's codes, be it from another file. */
+NIB_TEST(CheckpointSelect, NamesOfParts)
+{
+    static const struct {
+        const char *name;
+        int         of_integers;
+    } rows[] = {
+        { "a.down_proj.weight_zero_point", 1 }, { "a.down_proj.weight_g_idx", 1 },
+        { "a.down_proj.weight_shape", 1 },      { "a.down_proj.weight_scale", 0 },
+        { "a.down_proj.weight_packed", 0 },     { "a.down_proj.input_scale", 0 },
+        { "a.down_proj.weight_scale_2", 0 },    { "a.down_proj.input_global_scale", 0 },
+    };
+    const char *const alone[] = { "a.down_proj.weight" };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const fixture_tensor t[] = {
+            { "a.down_proj.weight", NIB_TT_BF16, 2, { 8, 64 }, 1, NULL },
+            { rows[i].name, NIB_TT_F32, 1, { 8 }, 1, NULL },
+            { "b.down_proj.weight_zero_point", NIB_TT_F32, 1, { 8 }, 1, NULL },
+            { "b.down_proj.weight_scale", NIB_TT_F32, 1, { 8 }, 1, NULL } };
+        REQUIRE(begin(t, 4), "%s", src);
+        for (int integers = 0; integers < 2; integers++) {
+            nib_checkpoint_options o = fixture_options(
+                NIB_EXPORT_COMPRESSED_TENSORS,
+                integers ? nib_int_format_make(NIB_INT4, 32, 0) : NIB_NVFP4);
+            const int refused = integers || !rows[i].of_integers;
+            o.max_file_bytes = 1; /* each tensor in a file of its own */
+            for (o.dry_run = 1; o.dry_run >= 0; o.dry_run--)
+                EXPECT(with(o) == (refused ? NIB_ERR_UNSUPPORTED : NIB_OK)
+                           && (!refused || (fixture_error_has(rows[i].name)
+                                            && fixture_error_has("part of a.down_proj.weight"))),
+                       "%s %d: %s", rows[i].name, integers, nib_last_error());
+            if (refused) EXPECT(!fixture_leftovers(dst) && temp_count(dst) < 0, "left");
+            nib_checkpoint_report *r = NULL;
+            if (!refused)
+                EXPECT(nib_checkpoint_compare(fixture_exec(0), src, dst, NULL, &r) == NIB_OK
+                           && r->n_tensors == 4, "%s: %s", rows[i].name, nib_last_error());
+            nib_checkpoint_report_free(r);
+            temp_dir_remove_at(dst);
+            o.dry_run = 1, o.exclude = alone, o.n_exclude = 1;
+            EXPECT(with(o) == NIB_OK, "%s kept: %s", rows[i].name, nib_last_error());
+        }
+        temp_dir_remove(&dir);
+    }
+}
+
 /* ---- arguments ---- */
 
 NIB_TEST(CheckpointSelect, ArgumentsAreChecked)

@@ -77,6 +77,22 @@ static int is_companion(const nib_safetensors *st, const char *name)
     return 0;
 }
 
+nib_status nib_part_name(const char *name, char **whole, int *of_integers)
+{
+    *whole = NULL;
+    for (int i = 0; i < PACKED_NAMINGS; i++)
+        for (int j = 0; j <= PARTS; j++) {
+            const char *tail = j < PARTS ? namings[i].part[j] : namings[i].codes;
+            if (!ends_with(name, tail)) continue;
+            *of_integers = is_of_integers(j);
+            const int stem = (int)(strlen(name) - strlen(tail));
+            NIB_REQUIRE(asprintf(whole, "%.*s%s", stem, name, namings[i].plain) >= 0,
+                        NIB_ERR_OUT_OF_MEMORY, "no memory for a name");
+            return NIB_OK;
+        }
+    return NIB_OK;
+}
+
 /* Words of integers without their shape, or steps, are no tensor to be copied. */
 static nib_status check_words(const nib_model *m, const nib_tensor *t)
 {

@@ -65,6 +65,10 @@ size_t     nib_integers_scratch(const nib_logical *t);
 nib_status nib_integers_read(const nib_exec *exec, const nib_logical *t, int64_t row,
                              uint8_t *scratch, float *dst);
 
+/* *whole = the name, malloc'd, of the weight whose codes or other part a tensor of this name would
+ * be in a folder where that weight is quantized, into integers if of_integers; NULL: of none. */
+nib_status nib_part_name(const char *name, char **whole, int *of_integers);
+
 nib_status nib_model_open(const char *path, nib_model **out);
 void       nib_model_close(nib_model *model);
 

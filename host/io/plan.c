@@ -351,6 +351,7 @@ nib_status nib_plan_make(const nib_model *model, const nib_checkpoint_options *o
         status = nib_rules_fill(plan->target->preset(format), format, &plan->way.rules);
     if (status == NIB_OK) status = nib_plan_cross(model, o, plan);
     if (status == NIB_OK) status = make_items(model, o, plan);
+    if (status == NIB_OK) status = nib_plan_names(plan);
     if (status == NIB_OK) status = nib_plan_gptq(o, plan);
     if (status == NIB_OK) status = make_units(o, plan);
     if (status == NIB_OK) {

@@ -102,6 +102,8 @@ nib_status nib_plan_policy_used(const nib_checkpoint_options *options, const nib
 /* Refuses items that loaders join, but that are quantized in unlike ways. */
 nib_status nib_plan_policy_unlike(const nib_plan *plan, const nib_plan_item *a,
                                   const nib_plan_item *b);
+/* plan_names.c: */
+nib_status nib_plan_names(const nib_plan *plan);
 /* plan_cross.c: */
 nib_status nib_plan_cross(const nib_model *model, const nib_checkpoint_options *options,
                           nib_plan *plan);

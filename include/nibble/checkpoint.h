@@ -220,9 +220,10 @@ typedef struct nib_checkpoint_report {
  * NIB_ERR_UNSUPPORTED: what the target cannot hold (text says what and why): the format, K that
  * is no multiple of the block (GGUF NVFP4: of 64; integers: the group), integers of another rank
  * than 2, or what they have not; in folders an embedding ("embed_tokens", "wte", "word_embeddings",
- * ...) that include or policy choose, where loaders know linear layers only; an architecture that
- * cannot be converted between Hugging Face and GGUF, a source that is quantized in a way nibble
- * cannot read.
+ * ...) that include or policy choose, where loaders know linear layers only, and a tensor that has
+ * the name of a part of a quantized one (P.weight_scale, P.weight_zero_point of integers, ...); an
+ * architecture that cannot be converted between Hugging Face and GGUF, a source that is quantized
+ * in a way nibble cannot read.
  * NIB_ERR_NONFINITE, NIB_ERR_CANCELLED, NIB_ERR_EXISTS as above and in status.h; ARGUMENT for
  * a flag that is not 0 or 1, shard outside 1..shards or an include pattern that matches no matrix.
  * With policy ARGUMENT for what it replaces, or a line that decides for nothing; UNSUPPORTED,
