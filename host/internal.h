@@ -41,6 +41,10 @@ nib_status nib_weight_format_name(nib_format format, char *text, size_t text_byt
 /* The integer format of this name, or 0xffffffff, without an error text. */
 nib_format nib_int_format_named(const char *name);
 
+/* policy.c: whether a policy has the text of nib_policy_export_text. */
+struct nib_policy;
+int nib_policy_is_export(const struct nib_policy *policy);
+
 nib_status nib_rules_check(const nib_rules *rules, const char *what);
 
 /* o (NULL: the defaults), checked for k inputs, with every default filled in, in made, which is

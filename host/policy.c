@@ -18,7 +18,7 @@ enum { LINE_V1 = offsetof(nib_policy_line, has_rules), WORDS = 4, SHOWN = 64 };
 struct nib_policy {
     char            *name;  /* what errors call it */
     char            *text;  /* patterns lie in it */
-    int32_t          count;
+    int32_t          count, is_export; /* 1: nib_policy_export_text's own */
     nib_policy_line *lines;
 };
 
@@ -37,11 +37,25 @@ static const char export_text[] =
     "# PATTERN                      FORMAT         SCALE-CHOICE  RULES\n"
     "*norm.weight                   keep\n"
     "*.bias                         keep\n"
-    "*.mlp.gate.weight              keep           # a router of experts\n"
-    "*.self_attn.*_proj.weight      nvfp4          # the target's rules\n"
-    "*.mlp.*_proj.weight            nvfp4          mse\n"
-    "*embed_tokens.weight           keep\n"
-    "lm_head.weight                 keep\n";
+    "*embed*                        keep\n"
+    "*.wte.weight                   keep           # GPT-2's names of them\n"
+    "*.wpe.weight                   keep\n"
+    "*lm_head*                      keep\n"
+    "*.gate.weight                  keep           # routers of experts\n"
+    "*_gate.weight                  keep\n"
+    "*router*                       keep\n"
+    "*conv.weight                   keep           # convolutions, which are no matrices\n"
+    "*conv?.weight                  keep\n"
+    "*conv?d.weight                 keep\n"
+    "*visual.*                      keep\n"
+    "*vision*                       keep\n"
+    "*multi_modal*                  keep\n"
+    "*.mlp.*.weight                 nvfp4          mse\n"
+    "*experts.*.weight              nvfp4          mse\n"
+    "*.feed_forward.*.weight        nvfp4          mse\n"
+    "*.ffn.*.weight                 nvfp4          mse\n"
+    "*.fc?.weight                   nvfp4          mse\n"
+    "*.weight                       nvfp4          # attention and the rest, amax\n";
 
 static const char *const choice_names[] = { "amax", "mse", "mse-full", "four-over-six-mse",
                                             "four-over-six-mae" };
@@ -192,6 +206,7 @@ static nib_status policy_make(const char *name, char *text, size_t bytes, nib_po
     nib_policy *p = calloc(1, sizeof *p);
     const size_t name_bytes = strlen(name) + 1;
     if (p) {
+        p->is_export = bytes == sizeof export_text - 1 && !memcmp(text, export_text, bytes);
         p->text = text;
         p->name = malloc(name_bytes);
         p->lines = calloc(NIB_POLICY_LINES, sizeof *p->lines);
@@ -275,6 +290,8 @@ void nib_policy_close(nib_policy *policy)
     free(policy->lines);
     free(policy);
 }
+
+int nib_policy_is_export(const nib_policy *policy) { return policy->is_export; }
 
 int32_t nib_policy_count(const nib_policy *policy) { return policy ? policy->count : -1; }
 

@@ -203,6 +203,54 @@ NIB_TEST(NibblePolicy, EveryExportHoldsTheDefault)
     temp_dir_remove(&dir);
 }
 
+/* Names of other families, each of which lacks some: quantized is what --format nvfp4 takes. */
+NIB_TEST(NibblePolicy, TheDefaultIsForAnyModel)
+{
+    static const struct { const char *names[6]; int quantized; } rows[] = {
+        { { "model.layers.0.self_attn.q_proj.weight", "model.layers.0.block_sparse_moe.gate.weight",
+            "model.layers.0.block_sparse_moe.experts.0.w1.weight",
+            "model.layers.0.block_sparse_moe.experts.0.w2.weight",
+            "model.layers.0.block_sparse_moe.experts.0.w3.weight" }, 4 },
+        { { "model.decoder.embed_positions.weight",
+            "model.decoder.layers.0.self_attn.q_proj.weight", "model.decoder.layers.0.fc1.weight",
+            "model.decoder.layers.0.fc2.weight" }, 3 },
+        { { "backbone.layers.0.mixer.in_proj.weight", "backbone.layers.0.mixer.out_proj.weight",
+            "backbone.layers.0.mixer.A_log" }, 2 },
+        { { "model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight" }, 2 },
+        { { "transformer.h.0.attn.c_attn.weight", "transformer.wte.weight",
+            "transformer.h.0.mlp.c_fc.weight" }, 2 },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        fixture_tensor t[6];
+        size_t n = 0;
+        for (; n < 6 && rows[i].names[n]; n++)
+            t[n] = (fixture_tensor){ rows[i].names[n], NIB_TT_BF16, 2, { 64, 64 }, 1, NULL };
+        REQUIRE(begin() && fixture_folder(dst, t, n, 1), "%s", dst);
+        tool_result r = tool_run(&dir, "quantize", dst, "-o", other, "--policy", "default",
+                                 "--json", json_path);
+        EXPECT(r.status == 0, "%zu: %s", i, r.err);
+        json_t *j = json_load_file(json_path, 0, NULL);
+        EXPECT(count_type(j, "NVFP4") == rows[i].quantized, "%zu: %d", i, count_type(j, "NVFP4"));
+        json_decref(j);
+        r = tool_run(&dir, "quantize", dst, "-o", other, "-f", "--json", json_path);
+        EXPECT(r.status == 0, "%zu: %s", i, r.err);
+        j = json_load_file(json_path, 0, NULL);
+        EXPECT(count_type(j, "NVFP4") == rows[i].quantized, "%zu: %d", i, count_type(j, "NVFP4"));
+        json_decref(j);
+        temp_dir_remove(&dir);
+    }
+    const fixture_tensor none = { "model.embed_tokens.weight", NIB_TT_BF16, 2, { 64, 64 }, 1,
+                                  NULL };
+    REQUIRE(begin() && fixture_folder(dst, &none, 1, 1), "%s", dst);
+    tool_result r = tool_run(&dir, "quantize", dst, "-o", other, "--policy", "default");
+    EXPECT(r.status == 1 && has(r.err, "the default policy quantizes no matrix of the model"), "%s",
+           r.err);
+    r = tool_run(&dir, "quantize", src, "--policy", "default", "--dry-run");
+    EXPECT(r.status == 0 && has(r.out, "The default policy:\n") && has(r.out,
+           nib_policy_export_text()), "%s%s", r.out, r.err);
+    temp_dir_remove(&dir);
+}
+
 NIB_TEST(NibblePolicy, ShardsAndRestartsNeedTheSamePolicy)
 {
     static const char another[] = "*.self_attn.* nvfp4\n*.mlp.* mxfp4 mse te\n";

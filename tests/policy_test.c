@@ -60,11 +60,40 @@ NIB_TEST(Policy, DefaultIsWhatTheHeaderSays)
     nib_policy_close(p);
 }
 
+/* Names that the default of training has no line for. */
+static const struct { const char *name; nib_format format; nib_scale_choice choice; } others[] = {
+    { "transformer.wte.weight", NIB_FORMAT_NONE, NIB_SCALE_AMAX },
+    { "transformer.wpe.weight", NIB_FORMAT_NONE, NIB_SCALE_AMAX },
+    { "model.layers.0.mlp.shared_expert_gate.weight", NIB_FORMAT_NONE, NIB_SCALE_AMAX },
+    { "model.layers.0.block_sparse_moe.gate.weight", NIB_FORMAT_NONE, NIB_SCALE_AMAX },
+    { "model.layers.0.feed_forward.router.weight", NIB_FORMAT_NONE, NIB_SCALE_AMAX },
+    { "model.layers.0.conv.conv.weight", NIB_FORMAT_NONE, NIB_SCALE_AMAX },
+    { "backbone.layers.0.mixer.conv1d.weight", NIB_FORMAT_NONE, NIB_SCALE_AMAX },
+    { "model.encoder.conv1.weight", NIB_FORMAT_NONE, NIB_SCALE_AMAX },
+    { "visual.blocks.0.mlp.fc1.weight", NIB_FORMAT_NONE, NIB_SCALE_AMAX },
+    { "vision_tower.layers.0.mlp.fc1.weight", NIB_FORMAT_NONE, NIB_SCALE_AMAX },
+    { "multi_modal_projector.linear_1.weight", NIB_FORMAT_NONE, NIB_SCALE_AMAX },
+    { "model.layers.0.block_sparse_moe.experts.7.w1.weight", NIB_NVFP4, NIB_SCALE_MSE },
+    { "model.layers.0.feed_forward.w2.weight", NIB_NVFP4, NIB_SCALE_MSE },
+    { "model.layers.0.ffn.up_proj.weight", NIB_NVFP4, NIB_SCALE_MSE },
+    { "model.decoder.layers.0.fc2.weight", NIB_NVFP4, NIB_SCALE_MSE },
+    { "model.layers.0.mlp.dense_h_to_4h.weight", NIB_NVFP4, NIB_SCALE_MSE },
+    { "backbone.layers.0.mixer.in_proj.weight", NIB_NVFP4, NIB_SCALE_AMAX },
+    { "model.layers.0.conv.in_proj.weight", NIB_NVFP4, NIB_SCALE_AMAX },
+};
+enum { OTHERS = sizeof others / sizeof *others };
+
 NIB_TEST(Policy, ThatOfExportsIsNvfp4OrKept)
 {
     nib_policy *p = policy_of(nib_policy_export_text());
-    const char *names[BY_DEFAULT];
+    const char *names[BY_DEFAULT + OTHERS];
     size_t n = 0;
+    for (int i = 0; i < OTHERS; i++) {
+        const nib_policy_line line = found(p, others[i].name);
+        EXPECT(line.format == others[i].format && line.scale_choice == others[i].choice, "%s: %#x",
+               others[i].name, line.format);
+        names[n++] = others[i].name;
+    }
     for (int i = 0; i < BY_DEFAULT; i++) {
         const char *name = by_default[i].name;
         if (strstr(name, "_cache")) continue; /* no tensor of a file */

@@ -15,6 +15,12 @@ static nib_status line_at(const nib_policy *policy, int32_t number, nib_policy_l
     return NIB_OK;
 }
 
+/* "the policy" in a sentence. */
+static const char *owner(const nib_policy *policy)
+{
+    return nib_policy_is_export(policy) ? "the default policy" : "the policy";
+}
+
 nib_status nib_plan_policy_item(const nib_checkpoint_options *o, const nib_plan *plan,
                                 nib_plan_item *item)
 {
@@ -40,7 +46,7 @@ nib_status nib_plan_policy_holds(const nib_checkpoint_options *o, const nib_plan
     snprintf(why, sizeof why, "%s", nib_last_error());
     NIB_TRY(line_at(o->policy, item->line, &line));
     NIB_TRY(nib_weight_format_name(line.format, format, sizeof format));
-    return nib_fail(status, "the policy's line %d, '%.64s %s', decides for %s, but %s",
+    return nib_fail(status, "%s's line %d, '%.64s %s', decides for %s, but %s", owner(o->policy),
                     (int)line.line, line.pattern, format, item->src->name, why);
 }
 
@@ -56,8 +62,23 @@ static int is_for_caches(const nib_policy *policy, const nib_policy_line *line)
     return 0;
 }
 
+/* The default is for any model, and has lines for the names of others. */
+static nib_status default_used(const nib_policy *policy, const nib_plan *plan)
+{
+    for (size_t k = 0; k < plan->n_items; k++) {
+        nib_policy_line line;
+        if (!plan->items[k].line) continue;
+        NIB_TRY(line_at(policy, plan->items[k].line, &line));
+        if (line.format != NIB_FORMAT_NONE) return NIB_OK; /* if only for what is excluded */
+    }
+    return nib_fail(NIB_ERR_ARGUMENT, "the default policy quantizes no matrix of the model: "
+                    "none that is named P.weight is of a linear layer; a policy of your own can "
+                    "name others");
+}
+
 nib_status nib_plan_policy_used(const nib_checkpoint_options *o, const nib_plan *plan)
 {
+    if (nib_policy_is_export(o->policy)) return default_used(o->policy, plan);
     for (int32_t i = 0; i < nib_policy_count(o->policy); i++) {
         nib_policy_line line = { .size = sizeof line };
         NIB_TRY(nib_policy_get(o->policy, i, &line));

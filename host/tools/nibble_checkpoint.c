@@ -195,6 +195,9 @@ static void settle(nibble_quantize_args *a, nib_rules *rules)
 
 /* ---- what is said ---- */
 
+/* A file of this name is "./default". */
+static int is_default(const char *policy) { return !strcmp(policy, "default"); }
+
 static void print_overflow(const nib_checkpoint_report *r)
 {
     const char *first = NULL;
@@ -248,7 +251,11 @@ static void print_summary(const nibble_quantize_args *a, const nib_checkpoint_re
         printf("  no .weight       %llu matrices kept, first %s; --include takes them\n",
                (unsigned long long)n_others, other);
     if (r->gptq) nibble_print_gptq(stdout, r);
-    if (a->o.dry_run) return;
+    if (a->o.dry_run) {
+        if (a->policy && is_default(a->policy))
+            printf("\nThe default policy:\n%s", nib_policy_export_text());
+        return;
+    }
     printf("  time             %.2f s, of them %.2f s writing\n", r->seconds, r->seconds_write);
     if (r->nonfinite)
         printf("  NaN and Inf      %llu, by the rules\n", (unsigned long long)r->nonfinite);
@@ -276,9 +283,6 @@ static int finish(const nibble_quantize_args *a, nib_status status, nib_checkpoi
     nib_checkpoint_report_free(r);
     return failed;
 }
-
-/* A file of this name is "./default". */
-static int is_default(const char *policy) { return !strcmp(policy, "default"); }
 
 static nib_status open_policy(const char *name, nib_policy **policy)
 {

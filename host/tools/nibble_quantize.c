@@ -15,8 +15,9 @@ static const struct argp_option options[] = {
     { "seed", OPT_SEED, "N", 0, "Seed of stochastic rounding (0)", NIBBLE_ARITHMETIC },
     { "nonfinite", OPT_NONFINITE, "NAME", 0, "refuse (default) models with NaN or Inf, or "
       "saturate: go on and count them", NIBBLE_ARITHMETIC },
-    { "policy", OPT_POLICY, "FILE", 0, "Format by tensor: \"default\" (attention and MLP in nvfp4, "
-      "the MLP by mse), or a file with lines of PATTERN FORMAT (nvfp4, int4-b64-asym, "
+    { "policy", OPT_POLICY, "FILE", 0, "Format by tensor: \"default\" (what --format nvfp4 takes, "
+      "MLP and experts by mse; its lines are printed by --dry-run; a file of that name is "
+      "./default), or a file with lines of PATTERN FORMAT (nvfp4, int4-b64-asym, "
       "int8-channel, ...), or keep for FORMAT, then if wanted scale choice and rules. The first "
       "line that matches a matrix decides; what none matches is kept. --exclude wins; not with "
       "--format, --block, --asymmetric, --include, --rules or --scale-choice", NIBBLE_WHICH },

@@ -148,7 +148,8 @@ typedef struct nib_checkpoint_options {
 /* By a policy, a matrix is quantized as the first line says that matches its name, unless exclude
  * matches too. What no line matches is kept, as is what "keep" says and what has fewer than two
  * dimensions. A line that names no rules follows the export's own. A line with a format has to
- * decide for some matrix, or be one for caches, which are no tensors of a file.
+ * decide for some matrix, or be one for caches, which are no tensors of a file; of
+ * nib_policy_export_text, which is for any model, only some line has to.
  *
  * An export takes the formats that it lists above, alone or side by side: COMPRESSED_TENSORS then
  * has a config group of each, with its modules by name, and says "mixed-precision", or of integers

@@ -75,8 +75,10 @@ void       nib_policy_close(nib_policy *policy); /* NULL is allowed */
 const char *nib_policy_default_text(void);
 
 /* What comes of it where exports are the aim, all of which hold it, and what `nibble quantize
- * --policy default` takes: attention and MLP in NVFP4, the MLP's scales by least squares;
- * embeddings, head and what the other one keeps are kept. No line for anything else. */
+ * --policy default` takes, whose dry run prints it: linear layers in NVFP4, the scales of MLP and
+ * experts by least squares; embeddings, head, routers, vision and what the other one keeps are
+ * kept. It is for any model: of this very text nib_checkpoint_quantize takes lines that decide for
+ * nothing, as long as one quantizes something. */
 const char *nib_policy_export_text(void);
 
 /* Lines in order; -1 for NULL. */
