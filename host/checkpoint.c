@@ -46,7 +46,7 @@ static nib_status check_gptq(const nib_checkpoint_options *o, const char *what)
     NIB_REQUIRE(!g->factor || g->factor->size >= FACTOR_V1, NIB_ERR_ARGUMENT,
                 "%s: gptq->factor->size is %u, at least %d is needed", what, g->factor->size,
                 (int)FACTOR_V1);
-    NIB_REQUIRE((unsigned)g->scales <= NIB_GPTQ_SCALES_HESSIAN_FULL, NIB_ERR_ARGUMENT,
+    NIB_REQUIRE((unsigned)g->scales <= NIB_GPTQ_SCALES_BY_FORMAT, NIB_ERR_ARGUMENT,
                 "%s: unknown gptq->scales %d", what, (int)g->scales);
     NIB_REQUIRE(!g->factor || g->factor->order != NIB_GPTQ_ACT
                     || (g->scales != NIB_GPTQ_SCALES_FRESH

@@ -119,6 +119,53 @@ NIB_TEST(NibbleIntegers, Gptq)
     temp_dir_remove(&dir);
 }
 
+/* Without --scales each layer has those that its format can have: what it has alone. */
+NIB_TEST(NibbleIntegers, GptqChoosesScalesByFormat)
+{
+    static const fixture_tensor t[] = {
+        { "a.down_proj.weight", NIB_TT_BF16, 2, { 8, 256 }, 1.0f, NULL },
+        { "a.o_proj.weight", NIB_TT_BF16, 2, { 8, 256 }, 1.0f, NULL },
+    };
+    static const char *const alone[][2] = { { "int8-b256", "*o_proj*" },
+                                            { "int4-b32", "*down_proj*" } };
+    char policy[300];
+    NEEDS_OPENBLAS;
+    begin();
+    snprintf(hessians, sizeof hessians, "%s/h", dir.path);
+    snprintf(policy, sizeof policy, "%s/policy", dir.path);
+    FILE *f = fopen(policy, "w");
+    REQUIRE(f && fputs("*down_proj* int8-b256\n*o_proj* int4-b32\n", f) >= 0 && fclose(f) == 0
+                && mkdir(hessians, 0777) == 0, "%s", policy);
+    REQUIRE(gptq_save_diagonal(temp_path(&dir, "h/1.safetensors"), "a.down_proj", 256, 3, 1)
+                && gptq_save_diagonal(temp_path(&dir, "h/2.safetensors"), "a.o_proj", 256, 3, 1)
+                && fixture_folder(other, t, 2, 1), "%s", nib_last_error());
+    tool_result r = tool_run(&dir, "quantize", other, "-o", dst, "--method", "gptq", "--hessians",
+                             hessians, "--policy", policy);
+    EXPECT(r.status == 0 && has(r.out, "GPTQ             2 tensors"), "%s%s", r.out, r.err);
+    for (int i = 0; i < 2; i++) {
+        const char *part = temp_path(&dir, i ? "o" : "down");
+        r = tool_run(&dir, "quantize", other, "-o", part, "--method", "gptq", "--hessians",
+                     hessians, "--format", alone[i][0], "--exclude", alone[i][1]);
+        EXPECT(r.status == 0, "%d: %s", i, r.err);
+        r = tool_run(&dir, "compare", part, dst, "--json", json_path);
+        json_t *j = json_load_file(json_path, 0, NULL);
+        const json_t *tensors = json_object_get(j, "tensors");
+        EXPECT(r.status == 0 && json_array_size(tensors) == 2, "%d: %s", i, r.err);
+        for (size_t k = 0; k < json_array_size(tensors); k++) {
+            const json_t *x = json_array_get(tensors, k);
+            const int own = has(json_string_value(json_object_get(x, "name")), "o_proj") == i;
+            EXPECT((json_number_value(json_object_get(x, "sum_sq_error")) == 0) == own, "%d, %zu",
+                   i, k);
+        }
+        json_decref(j);
+    }
+    r = tool_run(&dir, "quantize", other, "-o", dst, "-f", "--method", "gptq", "--hessians",
+                 hessians, "--policy", policy, "--scales", "hessian");
+    EXPECT(r.status == 1 && has(r.err, "a.down_proj.weight: groups of 256 inputs")
+               && has(r.err, "say --scales frozen"), "%s", r.err);
+    temp_dir_remove(&dir);
+}
+
 NIB_TEST(NibbleIntegers, WrongUsage)
 {
     static const struct { const char *args[6], *words; } rows[] = {

@@ -47,6 +47,7 @@ typedef struct nib_plan_item {
     int64_t            out[NIB_ROLES]; /* index into outs, -1: no such part */
     uint64_t           random_offset;  /* counter of its first element's random word */
     nib_hessian_entry  hessian;        /* tensor NULL: plain rounding */
+    nib_gptq_scales    scales;         /* with a Hessian: never BY_FORMAT */
 } nib_plan_item;
 
 /* Items that share one tensor scale. */

@@ -47,16 +47,25 @@ static nib_status find_shared(const nib_hessian_table *table, const nib_logical 
     return NIB_OK;
 }
 
+static nib_gptq_scales scales_of(const nib_checkpoint_gptq *g, nib_format format)
+{
+    if (g->scales != NIB_GPTQ_SCALES_BY_FORMAT) return g->scales;
+    const int64_t group = nib_int_format_group(format);
+    return nib_int_format_is_valid(format) && (group == 0 || group > MOST_CHOSEN)
+             ? NIB_GPTQ_SCALES_FROZEN : NIB_GPTQ_SCALES_HESSIAN;
+}
+
 /* What nib_gptq_quantize_steps would refuse after a long while. */
-static nib_status check_integers(const nib_checkpoint_options *o, const nib_plan_item *item)
+static nib_status check_integers(const nib_plan_item *item)
 {
     const int64_t all = item->src->cols, group = nib_int_format_group(item->way.format);
     const int64_t inputs = group && group < all ? group : all;
-    NIB_REQUIRE(o->gptq->scales != NIB_GPTQ_SCALES_HESSIAN_FULL, NIB_ERR_UNSUPPORTED,
+    NIB_REQUIRE(item->scales != NIB_GPTQ_SCALES_HESSIAN_FULL, NIB_ERR_UNSUPPORTED,
                 "%s: integers have no list of all steps that the Hessian could choose from",
                 item->src->name);
-    NIB_REQUIRE(o->gptq->scales == NIB_GPTQ_SCALES_FROZEN || inputs <= MOST_CHOSEN,
-                NIB_ERR_UNSUPPORTED, "%s: groups of %lld inputs; over %d steps can only be frozen",
+    NIB_REQUIRE(item->scales == NIB_GPTQ_SCALES_FROZEN || inputs <= MOST_CHOSEN,
+                NIB_ERR_UNSUPPORTED, "%s: groups of %lld inputs: steps of integers in groups over "
+                "%d can only be frozen; say --scales frozen, or leave --scales out",
                 item->src->name, (long long)inputs, (int)MOST_CHOSEN);
     return NIB_OK;
 }
@@ -78,7 +87,8 @@ static nib_status find(const nib_checkpoint_options *o, const nib_plan *plan, ni
     NIB_REQUIRE(!o->gptq->rotate || t->cols % o->gptq->rotate == 0, NIB_ERR_SHAPE,
                 "%s: %lld inputs cannot be rotated by runs of %d", t->name, (long long)t->cols,
                 o->gptq->rotate);
-    if (nib_int_format_is_valid(item->way.format)) NIB_TRY(check_integers(o, item));
+    item->scales = scales_of(o->gptq, item->way.format);
+    if (nib_int_format_is_valid(item->way.format)) NIB_TRY(check_integers(item));
     return o->dry_run ? NIB_OK : nib_hessian_entry_check(e);
 }
 

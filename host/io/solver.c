@@ -176,31 +176,31 @@ static nib_status ready(nib_solver *s, const nib_hessian_entry *e, int32_t block
     return NIB_OK;
 }
 
-static nib_gptq_options options_of(const nib_solver *s)
+static nib_gptq_options options_of(const nib_solver *s, const nib_plan_item *item)
 {
     const nib_checkpoint_options *o = s->options;
-    return (nib_gptq_options){ .size = sizeof(nib_gptq_options), .scales = o->gptq->scales,
+    return (nib_gptq_options){ .size = sizeof(nib_gptq_options), .scales = item->scales,
                                .quantize.size = sizeof(nib_quantize_options),
                                .without_guard = o->gptq->without_guard, .cancel = o->cancel };
 }
 
-static nib_status quantize(nib_solver *s, const nib_hessian_entry *e, const nib_matrix *w,
+static nib_status quantize(nib_solver *s, const nib_plan_item *item, const nib_matrix *w,
                            const nib_quantize_options *q, const nib_packed *dst,
                            nib_tensor_gptq *out)
 {
-    nib_gptq_options options = options_of(s);
+    nib_gptq_options options = options_of(s, item);
     options.quantize = *q;
-    NIB_TRY(ready(s, e, nib_format_block(dst->format), out));
+    NIB_TRY(ready(s, &item->hessian, nib_format_block(dst->format), out));
     NIB_TRY(need_workspace(s, nib_gptq_workspace_bytes(s->exec.device, s->hessian.real, w->rows,
                                                        w->cols, s->exec.threads)));
     return nib_gptq_quantize(&s->exec, &s->hessian, &s->factor, w, &options, dst, &out->report);
 }
 
-static nib_status integers(nib_solver *s, const nib_hessian_entry *e, const nib_matrix *w,
+static nib_status integers(nib_solver *s, const nib_plan_item *item, const nib_matrix *w,
                            const nib_packed_steps *dst, nib_tensor_gptq *out)
 {
-    const nib_gptq_options options = options_of(s);
-    NIB_TRY(ready(s, e, (int32_t)dst->group, out));
+    const nib_gptq_options options = options_of(s, item);
+    NIB_TRY(ready(s, &item->hessian, (int32_t)dst->group, out));
     NIB_TRY(need_workspace(s, nib_gptq_steps_workspace_bytes(s->exec.device, s->hessian.real,
                                                              w->rows, w->cols, dst->group,
                                                              s->exec.threads)));
@@ -220,13 +220,13 @@ nib_status nib_solver_quantize(nib_solver *s, const nib_plan_item *item, const n
                                const nib_quantize_options *options, const nib_packed *dst,
                                nib_tensor_gptq *out)
 {
-    return named(quantize(s, &item->hessian, w, options, dst, out), item);
+    return named(quantize(s, item, w, options, dst, out), item);
 }
 
 nib_status nib_solver_integers(nib_solver *s, const nib_plan_item *item, const nib_matrix *w,
                                const nib_packed_steps *dst, nib_tensor_gptq *out)
 {
-    return named(integers(s, &item->hessian, w, dst, out), item);
+    return named(integers(s, item, w, dst, out), item);
 }
 
 /* ---- the journal ---- */

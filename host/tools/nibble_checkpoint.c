@@ -106,7 +106,7 @@ int nibble_quantize_defaults(nibble_quantize_args *a, const char *me, int argc)
         .include = calloc((size_t)argc, sizeof *a->include),
         .exclude = calloc((size_t)argc, sizeof *a->exclude),
         .o = { .size = sizeof a->o, .keep_dtype = NIB_BF16 },
-        .gptq = { .size = sizeof a->gptq, .scales = NIB_GPTQ_SCALES_HESSIAN },
+        .gptq = { .size = sizeof a->gptq, .scales = NIB_GPTQ_SCALES_BY_FORMAT },
         .factor = { .size = sizeof a->factor, .order = NIB_GPTQ_ACT } };
     a->gptq.factor = &a->factor;
     return a->include && a->exclude;
@@ -155,8 +155,6 @@ static void settle_integers(nibble_quantize_args *a)
     *f = nib_int_format_make(nib_int_format_element(*f), group, asymmetric);
     if (!nib_int_format_is_valid(*f))
         nibble_usage(a->me, "--block %d: of %s a multiple of 8, or channel", a->block, a->format);
-    /* gptq.h chooses steps of no longer groups. */
-    if (!a->scales_given && (group == 0 || group > 128)) a->gptq.scales = NIB_GPTQ_SCALES_FROZEN;
 }
 
 /* Options that depend on each other. */

@@ -11,10 +11,10 @@ static const struct argp_option method_options[] = {
     { "order", OPT_ORDER, "NAME", 0, "natural, act (default: falling diagonal of the Hessian) or "
       "group-aware (blocks first). Nothing is permuted at inference", NIBBLE_GPTQ },
     { "scales", OPT_SCALES, "NAME", 0, "frozen and fresh take --scale-choice, before any rounding "
-      "or when a block's turn comes; hessian (default) and hessian-fresh the best of a few by the "
+      "or when a block's turn comes; hessian and hessian-fresh the best of a few by the "
       "Hessian of the block, hessian-full the best of all. No fresh ones with --order act. int4 "
-      "and int8 have no hessian-full, and of groups over 128 and of rows frozen alone, which is "
-      "their default there",
+      "and int8 have no hessian-full, and of groups over 128 inputs frozen alone. Default, by "
+      "tensor: frozen for int4 and int8 in such groups or by the row, else hessian",
       NIBBLE_GPTQ },
     { "damping", OPT_DAMPING, "X", 0, "What is added to the Hessian's diagonal, in units of "
       "its mean (0.01; 0: nothing). Raised tenfold, up to 1, where the sum is not definite",
@@ -57,7 +57,6 @@ static error_t parse_method(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_SCALES:
         a->gptq.scales = (nib_gptq_scales)nibble_choose(a->me, "--scales", arg, scales);
-        a->scales_given = 1;
         return 0;
     case OPT_DAMPING: {
         const double x = nibble_real(a->me, "--damping", arg, 0, 1e6);

@@ -12,7 +12,7 @@ typedef struct nibble_quantize_args {
     const char **include, **exclude;
     int          export_as, block, threads, quiet; /* export_as, block: -1 when not given; block 0:
                                                the row */
-    int          asymmetric, scales_given;
+    int          asymmetric;
     int          by_gptq;                   /* o.gptq = &gptq */
     const char  *gptq_option;               /* the first of GPTQ's own that was given, or NULL */
     const char  *policy;                    /* its file, or NULL */

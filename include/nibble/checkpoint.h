@@ -87,7 +87,7 @@ typedef struct nib_checkpoint_gptq {
     const char     *inputs;    /* the same with tensors [..., k] of F32, F16 or BF16, whose rows are
                                   inputs: Hessians are made of them. The other is NULL */
     const nib_gptq_factor_options *factor; /* NULL: the defaults. block is the format's, or group */
-    nib_gptq_scales scales;
+    nib_gptq_scales scales;    /* of integers in groups over 128 FROZEN, or BY_FORMAT, which is */
     int32_t         without_guard; /* as in nib_gptq_options */
     int32_t         real_bits; /* 32 or 64: type of all sums. 0: the Hessian's; 32 of inputs */
     int32_t         rotate;    /* 0, or 16, 32, 64 or 128: weights and Hessians are rotated by runs

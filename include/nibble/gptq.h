@@ -70,7 +70,9 @@ typedef enum nib_gptq_scales {
                                           layer's error 0.98 to 1.24 times as large:
                                           tests/gptq_scales_test.c */
     NIB_GPTQ_SCALES_HESSIAN_FRESH = 3, /* the same of weights as they stand, as for FRESH */
-    NIB_GPTQ_SCALES_HESSIAN_FULL  = 4  /* as HESSIAN, of all 126 or 254 scales */
+    NIB_GPTQ_SCALES_HESSIAN_FULL  = 4, /* as HESSIAN, of all 126 or 254 scales */
+    NIB_GPTQ_SCALES_BY_FORMAT     = 5  /* of checkpoint.h alone: FROZEN of integers in groups over
+                                          128 or by the row, else HESSIAN */
 } nib_gptq_scales;
 
 typedef struct nib_gptq_factor_options {
