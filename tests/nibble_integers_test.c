@@ -173,9 +173,21 @@ NIB_TEST(NibbleIntegers, WrongUsage)
         { { "--format", "int4", "--block", "0" }, "not a whole number from 1" },
         { { "--format", "int4", "--rules", "te" }, "--rules is of formats with scales" },
         { { "--format", "int8", "--scale-choice", "mse" }, "--scale-choice is of formats" },
-        { { "--format", "int5" }, "the exports hold nvfp4, mxfp4, int4 and int8" },
+        { { "--format", "int5" }, "unknown integer format 'int5'; they are int4 and int8" },
+        { { "--format", "INT4" }, "unknown integer format 'INT4'; they are int4 and int8, then" },
+        { { "--format", "int4-b999" }, "a group of N, a multiple of 8 (128), or -channel" },
+        { { "--format", "fp4" }, "the exports hold nvfp4, mxfp4, int4 and int8" },
+        { { "--format", "int4-b64", "--block", "32" }, "--block 32 is not what --format int4-b64 "
+                                                       "says; leave out one of both" },
+        { { "--format", "int4-channel", "--block", "64" }, "--block 64 is not what --format" },
+        { { "--format", "nvfp4-b32", "--block", "16" }, "--block 16 is not what --format" },
+        { { "--format", "int8", "--block", "Channel" }, "--block 'Channel': of int8 a multiple of "
+                                                        "8, or channel" },
+        { { "--format", "mxfp4", "--block", "Channel" }, "of mxfp4 the choices are 8, 16, 32, 64, "
+                                                         "128" },
         { { "--asymmetric" }, "--asymmetric goes with --format int4 and int8" },
-        { { "--block", "channel" }, "--block 0: the choices are 8, 16, 32, 64, 128" },
+        { { "--block", "channel" }, "--block channel is of int4 and int8; of nvfp4 the "
+                                      "choices are 8, 16" },
         { { "--policy", "p", "--asymmetric" }, "--asymmetric is what the lines of --policy say" },
     };
     begin();

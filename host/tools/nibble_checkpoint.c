@@ -1,6 +1,7 @@
 /* nibble_checkpoint.c: the options and the run that `nibble quantize` and `nibble gptq` share. */
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "host/io/guard.h"
 #include "nibble_quantize.h"
@@ -29,7 +30,8 @@ static const struct argp_option options[] = {
     { "scale-choice", OPT_CHOICE, "NAME", 0, "amax (default), mse, mse-full, four-over-six-mse or "
       "four-over-six-mae; of int4 and int8 amax alone", NIBBLE_ARITHMETIC },
     { "block", OPT_BLOCK, "N", 0, "Elements that share a scale, if not the format's own; of int4 "
-      "and int8 those that share a step, a multiple of 8 (128), or `channel': the row",
+      "and int8 those that share a step, a multiple of 8 (128), or `channel': the row. Where "
+      "--format's name has one, as int4-b64, it is to be the same",
       NIBBLE_ARITHMETIC },
     { "asymmetric", OPT_ASYMMETRIC, NULL, 0, "int4 and int8: with zero points", NIBBLE_ARITHMETIC },
     { NULL, 0, NULL, 0, "How it runs:", NIBBLE_RUNS },
@@ -72,8 +74,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->line_option = "--include";
         return 0;
     case OPT_BLOCK:
-        a->block = strcmp(arg, "channel")
-                     ? (int)nibble_number(a->me, "--block", arg, 1, 1 << 24) : 0;
+        a->block_text = arg;
         a->line_option = "--block";
         return 0;
     case OPT_ASYMMETRIC: a->asymmetric = 1, a->line_option = "--asymmetric"; return 0;
@@ -102,7 +103,7 @@ const struct argp nibble_checkpoint_argp = { options, parse, NULL, NULL, NULL, N
 int nibble_quantize_defaults(nibble_quantize_args *a, const char *me, int argc)
 {
     *a = (nibble_quantize_args){
-        .me = me, .format = "nvfp4", .export_as = -1, .block = -1,
+        .me = me, .format = "nvfp4", .export_as = -1,
         .include = calloc((size_t)argc, sizeof *a->include),
         .exclude = calloc((size_t)argc, sizeof *a->exclude),
         .o = { .size = sizeof a->o, .keep_dtype = NIB_BF16 },
@@ -143,6 +144,31 @@ static int has_other_formats(const nib_checkpoint_options *o)
     return 0;
 }
 
+/* What --block says: elements, 0 for the row. */
+static int block_of(const nibble_quantize_args *a, int is_integer)
+{
+    const char *text = a->block_text;
+    if (!strcmp(text, "channel") && is_integer) return 0;
+    if (!strcmp(text, "channel"))
+        nibble_usage(a->me, "--block channel is of int4 and int8; of %s the choices are 8, 16, "
+                     "32, 64, 128", a->format);
+    if (*text < '0' || *text > '9')
+        nibble_usage(a->me, is_integer ? "--block '%s': of %s a multiple of 8, or channel"
+                                       : "--block '%s': of %s the choices are 8, 16, 32, 64, 128",
+                     text, a->format);
+    return (int)nibble_number(a->me, "--block", text, 1, 1 << 24);
+}
+
+/* Refuses a --block other than the one that the name in --format says: "int4-b64", "nvfp4-b32". */
+static void check_block(const nibble_quantize_args *a, int64_t block, int64_t own)
+{
+    const int named = strstr(a->format, "-b") || strstr(a->format, "-channel")
+                   || strchr(a->format, '/');
+    if (named && block != own)
+        nibble_usage(a->me, "--block %s is not what --format %s says; leave out one of both",
+                     a->block_text, a->format);
+}
+
 /* The format with the group and zero points that other options say. */
 static void settle_integers(nibble_quantize_args *a)
 {
@@ -150,11 +176,13 @@ static void settle_integers(nibble_quantize_args *a)
     if (a->rules || a->o.scale_choice != NIB_SCALE_AMAX)
         nibble_usage(a->me, "%s is of formats with scales; %s has steps, which the range gives",
                      a->rules ? "--rules" : "--scale-choice", a->format);
-    const int64_t group = a->block >= 0 ? a->block : nib_int_format_group(*f);
+    const int64_t group = a->block_text ? block_of(a, 1) : nib_int_format_group(*f);
+    check_block(a, group, nib_int_format_group(*f));
     const int32_t asymmetric = a->asymmetric || nib_int_format_asymmetric(*f);
     *f = nib_int_format_make(nib_int_format_element(*f), group, asymmetric);
     if (!nib_int_format_is_valid(*f))
-        nibble_usage(a->me, "--block %d: of %s a multiple of 8, or channel", a->block, a->format);
+        nibble_usage(a->me, "--block %s: of %s a multiple of 8, or channel", a->block_text,
+                     a->format);
 }
 
 /* Options that depend on each other. */
@@ -162,17 +190,21 @@ static void settle(nibble_quantize_args *a, nib_rules *rules)
 {
     nib_checkpoint_options *o = &a->o;
     if (nib_int_format_from_name(a->format, &o->format) == NIB_OK) settle_integers(a);
+    else if (!strncasecmp(a->format, "int", 3)) /* and what its sentence says */
+        nibble_usage(a->me, "--format: %s", nib_last_error());
     else if (nib_format_from_name(a->format, &o->format) != NIB_OK)
         nibble_usage(a->me, "--format '%s' is unknown; the exports hold nvfp4, mxfp4, int4 and "
                      "int8", a->format);
     else if (a->asymmetric)
         nibble_usage(a->me, "--asymmetric goes with --format int4 and int8");
-    else if (a->block >= 0) {
+    else if (a->block_text) {
+        const int block = block_of(a, 0);
+        check_block(a, block, nib_format_block(o->format));
         const nib_format f = nib_format_make(nib_format_element(o->format),
-                                             nib_format_scale(o->format), a->block,
+                                             nib_format_scale(o->format), block,
                                              nib_format_has_tensor_scale(o->format));
         if (!nib_format_is_valid(f))
-            nibble_usage(a->me, "--block %d: the choices are 8, 16, 32, 64, 128", a->block);
+            nibble_usage(a->me, "--block %d: the choices are 8, 16, 32, 64, 128", block);
         o->format = f;
     }
     const int to_gguf = a->dst && ends_with(a->dst, ".gguf");

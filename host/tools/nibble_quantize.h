@@ -10,8 +10,8 @@ typedef struct nibble_quantize_args {
     const char  *me;                        /* "nibble quantize" */
     const char  *src, *dst, *json, *format, *rules;
     const char **include, **exclude;
-    int          export_as, block, threads, quiet; /* export_as, block: -1 when not given; block 0:
-                                               the row */
+    const char  *block_text;                /* --block's, or NULL */
+    int          export_as, threads, quiet; /* export_as: -1 when not given */
     int          asymmetric;
     int          by_gptq;                   /* o.gptq = &gptq */
     const char  *gptq_option;               /* the first of GPTQ's own that was given, or NULL */
