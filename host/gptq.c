@@ -335,7 +335,6 @@ nib_status nib_gptq_quantize_steps(const nib_exec *exec, const nib_hessian *hess
     NIB_NEED(ops, gptq_sweep, what);
     NIB_NEED(ops, find_nonfinite, what);
     NIB_NEED(ops, quantize_steps, what);
-    NIB_LOG(exec, &launch, what, .matrix = w, .gptq = &request,
-            .note = dst->asymmetric ? "asymmetric" : dst->step_rule ? "another step rule" : NULL);
+    NIB_LOG(exec, &launch, what, .matrix = w, .gptq = &request);
     return run(what, ops, &launch, &request, report);
 }

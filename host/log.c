@@ -120,15 +120,51 @@ static void add_order(line *l, nib_gptq_order order)
     add(l, " --order %s", names[order]);
 }
 
+static void add_element(line *l, nib_step_element e)
+{
+    static const char *const floats[] = { "e2m1", "e2m3", "e3m2", "e4m3", "e5m2" };
+    if (e >= NIB_INT2) add(l, "int%d", (int)e - NIB_INT2 + 2);
+    else add(l, "%s", (unsigned)e < sizeof floats / sizeof *floats ? floats[e] : "?");
+}
+
+/* A group of a row is its columns, rounded up to a multiple of 8. */
+static void add_steps(line *l, const nib_step_request *s)
+{
+    add(l, " --element ");
+    add_element(l, s->element);
+    add(l, " --block %lld", (long long)s->group);
+}
+
+/* What qbench has no axis for. */
+static void note_steps(line *l, const nib_step_request *s)
+{
+    static const char *const rules[] = { "", "e4m3", "e8m0", "bf16", "f16" };
+    if (s->asymmetric) add(l, " # with zero points");
+    if (s->rule) add(l, " # steps in %s", rules[s->rule]);
+    if (s->middle) add(l, " # steps of hi + 1/2");
+}
+
+/* The same of what has no axes at all: INT4 by 128, or by the row; or INT8 by the row. */
+static void note_fake_steps(line *l, const char *op, const nib_step_request *s, int64_t cols)
+{
+    const int by_rows = strstr(op, "_rows") || strstr(op, "_backward");
+    const int64_t usual = by_rows || cols < 128 ? (cols + 7) / 8 * 8 : 128;
+    const nib_step_element element = strstr(op, "_rows") ? NIB_INT8 : NIB_INT4;
+    if (s->element != element || (s->group != usual && !s->whole)) {
+        add(l, " # ");
+        add_element(l, s->element);
+        if (!s->whole) add(l, " by %lld", (long long)s->group);
+    }
+    note_steps(l, s);
+}
+
 static void add_gptq(line *l, const nib_gptq_request *q)
 {
     static const char *const names[] = { "frozen", "fresh", "hessian", "hessian-fresh",
                                          "hessian-full" };
     add_real(l, q->factor->real);
     add_order(l, q->factor->order_kind);
-    if (q->steps)
-        add(l, " --element int%d --block %lld", (int)q->steps->element - NIB_INT2 + 2,
-            (long long)q->steps->group);
+    if (q->steps) add_steps(l, &q->step);
     add(l, " --scales %s --guard %s", names[q->scales], q->guard ? "on" : "off");
 }
 
@@ -163,13 +199,17 @@ void nib_log_call(const nib_exec *exec, const nib_launch *launch, const char *op
     if (args->batch && args->batch->count != 1)
         add(&l, " --batch %lld", (long long)args->batch->count);
     if (args->gptq) add_gptq(&l, args->gptq);
+    if (args->steps) add_steps(&l, args->steps);
     if (args->precision == NIB_HESSIAN_TF32) add(&l, " --precision tf32");
     if (args->hessian) add_real(&l, args->hessian->real);
     if (args->factor) {
         add_order(&l, args->factor->order);
-        if (args->factor->order == NIB_GPTQ_GROUP_AWARE)
-            add(&l, " --block %d", (int)args->factor->block);
+        const int by_groups = args->factor->order == NIB_GPTQ_GROUP_AWARE;
+        const int block = (int)args->factor->block;
+        const int is_format = block <= 128 && (block & (block - 1)) == 0;
+        if (by_groups && is_format) add(&l, " --block %d", block);
         add(&l, " --cols %lld", (long long)args->hessian->k);
+        if (by_groups && !is_format) add(&l, " # groups of %d", block);
     } else if (args->hessian && !m)
         add(&l, " --cols %lld", (long long)args->hessian->k);
     else if (args->gemm)
@@ -179,6 +219,9 @@ void nib_log_call(const nib_exec *exec, const nib_launch *launch, const char *op
     else
         add(&l, " --rows %lld --cols %lld", (long long)(m ? m->rows : args->rows),
             (long long)(m ? m->cols : args->cols));
+    if (args->gptq && args->gptq->steps) note_steps(&l, &args->gptq->step);
+    if (args->steps) note_steps(&l, args->steps);
+    if (args->fake_steps && m) note_fake_steps(&l, op, args->fake_steps, m->cols);
     if (!named) add(&l, " # rules of the caller's own");
     if (m && m->ld_elems != m->cols) add(&l, " # rows %lld apart", (long long)m->ld_elems);
     if (p && p->code_order == NIB_CODES_GGUF_HALVES) add(&l, " # codes in GGUF's order");

@@ -30,6 +30,8 @@ typedef struct nib_log_args {
     nib_hessian_precision       precision; /* of the former */
     const nib_gptq_factor_options *factor;
     const nib_gptq_request     *gptq;
+    const nib_step_request     *steps;   /* of codes: qbench's operation has element and group */
+    const nib_step_request     *fake_steps; /* of values: it has neither */
 } nib_log_args;
 
 enum { NIB_LOG_UNKNOWN, NIB_LOG_OFF, NIB_LOG_ON };

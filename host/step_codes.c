@@ -97,9 +97,10 @@ nib_status nib_quantize_steps(const nib_exec *exec, const nib_matrix *src, int32
     NIB_TRY(nib_packed_steps_size_check(what, src, "dst", dst));
     NIB_REQUIRE((unsigned)given <= 1, NIB_ERR_ARGUMENT, "%s: given is %d, not 0 or 1", what, given);
     NIB_NEED(ops, quantize_steps, what);
-    NIB_LOG(exec, &launch, what, .matrix = src, .note = given ? "given steps" : NULL);
-    if (src->rows == 0 || src->cols == 0) return NIB_OK;
     const nib_step_request request = nib_packed_steps_request(dst, given);
+    NIB_LOG(exec, &launch, what, .matrix = src, .steps = &request,
+            .note = given ? "given steps" : NULL);
+    if (src->rows == 0 || src->cols == 0) return NIB_OK;
     return nib_dispatched(ops->quantize_steps(&launch, src, &request, dst), what, ops, &launch);
 }
 
@@ -115,8 +116,9 @@ nib_status nib_dequantize_steps(const nib_exec *exec, const nib_packed_steps *sr
     NIB_TRY(nib_matrix_check(dst, what, "dst"));
     NIB_TRY(nib_packed_steps_size_check(what, dst, "src", src));
     NIB_NEED(ops, dequantize_steps, what);
-    NIB_LOG(exec, &launch, what, .matrix = dst);
+    nib_step_request request = nib_packed_steps_request(src, 1);
+    request.middle = 0; /* of how steps are made */
+    NIB_LOG(exec, &launch, what, .matrix = dst, .steps = &request);
     if (dst->rows == 0 || dst->cols == 0) return NIB_OK;
-    const nib_step_request request = nib_packed_steps_request(src, 1);
     return nib_dispatched(ops->dequantize_steps(&launch, src, &request, dst), what, ops, &launch);
 }

@@ -74,6 +74,14 @@ static nib_status request_make(const char *what, const nib_step_options *o, cons
     return NIB_OK;
 }
 
+/* qbench's operation. */
+static const char *bench_op(const nib_step_request *r, int64_t cols)
+{
+    if (r->steps) return "fake_quantize_steps_given";
+    return r->element == NIB_INT8 && r->group >= cols && !r->whole ? "fake_quantize_steps_rows"
+                                                                   : "fake_quantize_steps";
+}
+
 nib_status nib_fake_quantize_steps(const nib_exec *exec, const nib_matrix *src,
                                    const nib_step_options *options, const nib_matrix *dst)
 {
@@ -86,7 +94,7 @@ nib_status nib_fake_quantize_steps(const nib_exec *exec, const nib_matrix *src,
     NIB_TRY(nib_pair_check(what, "src", src, "dst", dst));
     NIB_TRY(request_make(what, options, src, &request));
     NIB_NEED(ops, fake_quantize_steps, what);
-    NIB_LOG(exec, &launch, request.steps ? "fake_quantize_steps_given" : what, .matrix = src,
+    NIB_LOG(exec, &launch, bench_op(&request, src->cols), .matrix = src, .fake_steps = &request,
             .note = request.whole ? "one step" : NULL);
     if (src->rows == 0 || src->cols == 0) return NIB_OK;
     return nib_dispatched(ops->fake_quantize_steps(&launch, src, &request, dst), what, ops,
@@ -158,7 +166,7 @@ nib_status nib_fake_quantize_steps_backward(const nib_exec *exec, const nib_matr
     NIB_TRY(nib_pointer_check(grad_steps, sizeof(float), what, "grad_steps"));
     if (grad_steps) NIB_TRY(workspace_check(what, &launch, grad_out, options->group));
     NIB_NEED(ops, fake_quantize_steps_backward, what);
-    NIB_LOG(exec, &launch, what, .matrix = grad_out,
+    NIB_LOG(exec, &launch, what, .matrix = grad_out, .fake_steps = &request,
             .note = grad_steps ? NULL
                     : identity ? "identity" : request.mask ? "by a mask" : "not of the steps");
     if (grad_out->rows == 0 || grad_out->cols == 0) return NIB_OK;

@@ -52,10 +52,12 @@ static void expect_repeats(const char *log, const char *op, const char *piece)
                                         "--scale-choice", "--rounding", "--scale-rows",
                                         "--gradient", "--mask", "--batch", "--rows", "--cols",
                                         "--threads", "--real", "--order", "--scales",
-                                        "--guard" };
+                                        "--guard", "--element", "--block" };
+    const int by_format = !strstr(line, "--element"); /* whose name has its block */
     for (size_t i = 0; i < sizeof axes / sizeof *axes; i++) {
         const char *asked = strstr(line, axes[i]), *got = strstr(command, axes[i]);
-        if (!asked) continue; /* the command may say more: what dequantize's input was made by */
+        /* the command may say more: what dequantize's input was made by */
+        if (!asked || (by_format && !strcmp(axes[i], "--block"))) continue;
         EXPECT(got && strcspn(asked, " ") == strlen(axes[i])
                    && !strncmp(asked, got, strlen(axes[i]) + 1
                                                + strcspn(asked + strlen(axes[i]) + 1, " ")),
@@ -86,6 +88,17 @@ NIB_TEST(Log, EachCallBecomesALineThatRepeatsIt)
     expect_repeats(log, "fake_quantize_steps_backward", "--threads 2");
     expect_repeats(log, "quantize_steps", "--threads 2");
     expect_repeats(log, "dequantize_steps", "--threads 2");
+    free(log);
+    log = log_of("quantize_steps dequantize_steps fake_quantize_steps_rows --profile --no-verify"
+                 " --isa portable --rows 6 --cols 600 --threads 2 --element int3 --block 256",
+                 "bench");
+    expect_repeats(log, "quantize_steps", "--element int3 --block 256 --rows 6 --cols 600");
+    expect_repeats(log, "dequantize_steps", "--element int3 --block 256 --rows 6 --cols 600");
+    expect_repeats(log, "fake_quantize_steps_rows", "--rows 6 --cols 600");
+    free(log);
+    log = log_of("quantize_steps --profile --no-verify --isa portable --rows 6 --cols 100"
+                 " --threads 2 --element int8 --block channel", "bench");
+    expect_repeats(log, "quantize_steps", "--element int8 --block 104 --rows 6 --cols 100");
     free(log);
     log = log_of("quantize dequantize amax --profile --no-verify --isa portable --rows 6 --cols 64"
                  " --threads 2 --format mxfp4 --batch 3 --rounding stochastic --rules ocp",
@@ -162,6 +175,13 @@ NIB_TEST(Log, GptqBecomesLinesThatRepeatIt)
     expect_repeats(log, "hessian_inverse", "--real f64 --cols 64");
     expect_repeats(log, "gptq_quantize_steps", "--real f64 --order group-aware --element int8"
                                                " --block 32 --scales fresh --guard on");
+    free(log);
+    log = log_of("gptq_quantize_steps --profile --no-verify --isa portable --rows 9 --cols 300"
+                 " --threads 2 --block 256,channel --order group-aware", "bench");
+    expect_repeats(log, "gptq_quantize_steps", "--element int4 --block 256 --scales frozen");
+    expect_repeats(log, "gptq_quantize_steps", "--element int4 --block 304 --scales frozen");
+    EXPECT(strstr(log, "gptq_factor") && strstr(log, " --cols 300 # groups of 256\n")
+               && strstr(log, " # groups of 300\n"), "%s", log);
     free(log);
 }
 

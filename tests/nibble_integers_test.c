@@ -166,6 +166,25 @@ NIB_TEST(NibbleIntegers, GptqChoosesScalesByFormat)
     temp_dir_remove(&dir);
 }
 
+/* The log says what qbench's line cannot. */
+NIB_TEST(NibbleIntegers, LogNotesZeroPointsAndSteps)
+{
+    begin();
+    setenv("NIBBLE_LOG", "bench", 1);
+    setenv("NIBBLE_LOG_FILE", temp_path(&dir, "log"), 1);
+    const tool_result r = tool_run(&dir, "quantize", src, "-o", dst, "--format", "int4-b32-asym",
+                                   "-t", "1");
+    unsetenv("NIBBLE_LOG");
+    unsetenv("NIBBLE_LOG_FILE");
+    EXPECT(r.status == 0, "%s", r.err);
+    char *log = temp_read(temp_path(&dir, "log"), NULL);
+    const char *line = log ? strstr(log, "qbench quantize_steps") : NULL;
+    EXPECT(line && has(line, "--dtype bf16 --element int4 --block 32 --rows")
+               && has(line, " # with zero points # steps in bf16"), "%s", log);
+    free(log);
+    temp_dir_remove(&dir);
+}
+
 NIB_TEST(NibbleIntegers, WrongUsage)
 {
     static const struct { const char *args[6], *words; } rows[] = {

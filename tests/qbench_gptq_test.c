@@ -169,6 +169,9 @@ NIB_TEST(QbenchGptq, WrongUsageNamesTheChoices)
         { "gptq --guard 1", "off, on" },
         { "gptq_quantize_steps --element e2m1", "int2, int3, int4, int5, int6, int7, int8" },
         { "hessian --precision f16", "exact, tf32" },
+        { "quantize_steps --block row", "any multiple of 8, and channel" },
+        { "quantize --rows 8 --block 24", "--block 24; the choices of a format are 8, 16" },
+        { "quantize --rows 8 --block channel", "--block channel; the choices of a format are" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         result r = run(rows[i].arguments);

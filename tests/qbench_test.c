@@ -239,7 +239,7 @@ NIB_TEST(Qbench, WrongUsageNamesTheChoices)
         { "quantize --json - --csv -", 2, "cannot both" },
         { "quantize --csv - --markdown -", 2, "cannot both" },
         { "quantize --kernel sse", 2, "auto, portable, avx2" },
-        { "quantize --block 24", 2, "0, 8, 16, 32, 64, 128" },
+        { "quantize --block 12", 2, "unknown '12'; the choices are 0, 8, 16, 32, 64, 128" },
         { "quantize --rounding up", 2, "nearest, stochastic" },
         { "quantize --batch 0", 2, "'0' is not a number >= 1" },
         { "quantize --launch late", 2, "auto, graph, stream" },

@@ -34,6 +34,7 @@ typedef enum nib_qb_axis_id {
 #define NIB_QB_AXIS(id) (1u << NIB_QB_##id)
 
 enum { NIB_QB_CACHE_COLD, NIB_QB_CACHE_WEIGHTS, NIB_QB_CACHE_FLUSH, NIB_QB_CACHE_HOT };
+enum { NIB_QB_BY_ROW = -1 }; /* of --block: the row's columns, once a case is run */
 enum { NIB_QB_LAUNCH_AUTO, NIB_QB_LAUNCH_GRAPH, NIB_QB_LAUNCH_STREAM };
 
 typedef struct nib_qb_values {
@@ -47,6 +48,7 @@ typedef struct nib_qb_axis {
     const char *const *also;  /* NULL, or other names of the same values, ending with NULL */
     nib_status (*read)(const char *text, int64_t *value);
     void (*write)(int64_t value, char *text, size_t bytes);
+    const char *choices; /* what read takes, in an error; NULL: what the library says */
     int64_t low; /* of a number */
 } nib_qb_axis;
 

@@ -8,7 +8,6 @@
 static const char *const backend_names[] = { "auto", "cpu", "cuda", NULL };
 static const char *const isa_names[] = { "auto", "portable", "avx2", "avx512", NULL };
 static const char *const launch_names[] = { "auto", "graph", "stream", NULL };
-static const char *const block_names[] = { "0", "8", "16", "32", "64", "128", NULL };
 static const char *const dtype_names[] = { "f32", "f16", "bf16", NULL };
 static const char *const choice_names[] = { "amax", "mse", "mse-full", "four-over-six-mse",
                                             "four-over-six-mae", NULL };
@@ -57,6 +56,25 @@ static void write_rules(int64_t value, char *text, size_t bytes)
     snprintf(text, bytes, "%s", nib_rules_preset_name((nib_rules_preset)value));
 }
 
+/* An operation may take less. */
+static nib_status read_block(const char *text, int64_t *value)
+{
+    enum { UNIT = 8, MOST = 1 << 30 };
+    char *end;
+    *value = NIB_QB_BY_ROW;
+    if (!strcmp(text, "channel")) return NIB_OK;
+    if (*text < '0' || *text > '9') return NIB_ERR_ARGUMENT;
+    errno = 0;
+    *value = strtoll(text, &end, 10);
+    return errno || *end || *value > MOST || *value % UNIT ? NIB_ERR_ARGUMENT : NIB_OK;
+}
+
+static void write_block(int64_t value, char *text, size_t bytes)
+{
+    if (value == NIB_QB_BY_ROW) snprintf(text, bytes, "channel");
+    else snprintf(text, bytes, "%lld", (long long)value);
+}
+
 const nib_qb_axis nib_qb_axes[NIB_QB_AXES] = {
     [NIB_QB_BACKEND] = { "backend", "NAME", "auto", "auto, cpu, cuda", .names = backend_names },
     [NIB_QB_DEVICE] = { "device", "N", "0", "number of the GPU", .low = 0 },
@@ -68,7 +86,10 @@ const nib_qb_axis nib_qb_axes[NIB_QB_AXES] = {
                         "nvfp4, mxfp4, mxfp8-e4m3, ... or parts such as e2m1/e4m3/64/tensor",
                         .read = read_format, .write = write_format },
     [NIB_QB_BLOCK] = { "block", "N", "0", "that format with blocks of 8, 16, 32, 64 or 128; 0: its "
-                       "own; or integers by groups of so many, 0: of 128", .names = block_names },
+                       "own; or integers by groups of so many, a multiple of 8 (0: 128), or "
+                       "channel: by the row", .read = read_block, .write = write_block,
+                       .choices = "0, 8, 16, 32, 64, 128, of integers any multiple of 8, and "
+                                  "channel" },
     [NIB_QB_DTYPE] = { "dtype", "NAME", "f32", "of the plain matrix: f32, f16, bf16",
                        .names = dtype_names },
     [NIB_QB_RULES] = { "rules", "NAME", "te", "te, modelopt, compressed-tensors, ocp, gguf",
@@ -103,7 +124,7 @@ const nib_qb_axis nib_qb_axes[NIB_QB_AXES] = {
     [NIB_QB_GUARD] = { "guard", "NAME", "off", "of gptq: on keeps rows whose plain rounding is "
                        "better, as the library does unasked; off leaves factor and sweep",
                        .names = guard_names },
-    [NIB_QB_ELEMENT] = { "element", "NAME", "int4", "of gptq_quantize_steps: int2, ..., int8",
+    [NIB_QB_ELEMENT] = { "element", "NAME", "int4", "of integers' codes: int2, ..., int8",
                          .names = element_names },
     [NIB_QB_BATCH] = { "batch", "N", "1", "matrices in one call, such as experts", .low = 1 },
     [NIB_QB_M] = { "m", "N", "1", "rows of a product's left matrix, such as tokens", .low = 1 },
@@ -194,7 +215,10 @@ int nib_qb_axis_parse(nib_qb_axis_id id, const char *list, nib_qb_values *values
         char item[64], choices[512];
         snprintf(item, sizeof item, "%.*s", (int)(n < sizeof item ? n : sizeof item - 1), at);
         if (!append_item(axis, item, values)) { /* no choice is so long that item cuts it */
-            if (axis->read)
+            if (axis->choices)
+                snprintf(error, error_bytes, "--%s: unknown '%s'; the choices are %s", axis->name,
+                         item, axis->choices);
+            else if (axis->read)
                 snprintf(error, error_bytes, "--%s: %s", axis->name, nib_last_error());
             else if (axis->names)
                 snprintf(error, error_bytes, "--%s: unknown '%s'; the choices are %s", axis->name,

@@ -1,5 +1,5 @@
-/* qbench_op_steps.c: quantization by f32 steps as operations: INT4 by groups of 128, fake and to
- * codes, and INT8 by rows. */
+/* qbench_op_steps.c: quantization by f32 steps as operations: to codes of any integers in any
+ * groups, and fake to INT4 by groups of 128 and to INT8 by rows. */
 #include "nibble/step_codes.h"
 #include "qbench_ops.h"
 
@@ -121,37 +121,52 @@ static nib_status backward_run(const nib_qb_call *call)
 
 /* ---- codes ---- */
 
+static nib_step_element element_of(const nib_qb_case *c)
+{
+    return (nib_step_element)(NIB_INT2 + c->value[NIB_QB_ELEMENT]);
+}
+
 static int64_t code_bytes(const nib_qb_case *c)
 {
-    return c->value[NIB_QB_ROWS] * nib_step_codes_row_bytes(NIB_INT4, c->value[NIB_QB_COLS]);
+    return c->value[NIB_QB_ROWS] * nib_step_codes_row_bytes(element_of(c), c->value[NIB_QB_COLS]);
 }
 
 static nib_status codes_layout(const nib_qb_case *c, nib_qb_part *part)
 {
-    const nib_status status = layout(c, part, GROUP, NIB_QB_OUT);
+    const nib_status status = layout(c, part, c->value[NIB_QB_BLOCK], NIB_QB_OUT);
     if (status == NIB_OK) part[OUT].bytes = code_bytes(c); /* less than the matrix */
     return status;
 }
 
 static nib_status values_layout(const nib_qb_case *c, nib_qb_part *part)
 {
-    const nib_status status = layout(c, part, GROUP, NIB_QB_IN);
+    const nib_status status = layout(c, part, c->value[NIB_QB_BLOCK], NIB_QB_IN);
     if (status != NIB_OK) return status;
     part[NIB_QB_MATRIX].role = NIB_QB_OUT;
     part[OUT] = (nib_qb_part){ code_bytes(c), NIB_QB_IN };
     return NIB_OK;
 }
 
+/* A byte as one code, or two, of so many bits: the sign fills those above. */
+static uint8_t code_of(uint8_t byte, int bits)
+{
+    const int room = bits <= 4 ? 4 : 8, all = (1 << room) - 1, sign = 1 << (bits - 1);
+    const int low = byte & ((1 << bits) - 1), high = byte >> room & ((1 << bits) - 1);
+    const int first = ((low ^ sign) - sign) & all, second = ((high ^ sign) - sign) & all;
+    return (uint8_t)(room == 4 ? first | second << 4 : first);
+}
+
 static nib_status values_fill(const nib_qb_call *call)
 {
     uint8_t *const codes = call->part[OUT];
     float *const steps = call->part[STEPS];
+    const int bits = (int)call->c->value[NIB_QB_ELEMENT] + 2;
     uint32_t state = 1;
     for (int64_t i = 0, n = code_bytes(call->c); i < n; i++) {
         state = state * 1664525u + 1013904223u; /* Numerical Recipes' */
-        codes[i] = (uint8_t)(state >> 24);
+        codes[i] = code_of((uint8_t)(state >> 24), bits);
     }
-    for (int64_t i = 0, n = step_bytes(call->c, GROUP) / 4; i < n; i++)
+    for (int64_t i = 0, n = step_bytes(call->c, call->c->value[NIB_QB_BLOCK]) / 4; i < n; i++)
         steps[i] = 0.01f + (float)(i % 7) * 0.003f;
     return NIB_OK;
 }
@@ -160,9 +175,10 @@ static nib_packed_steps codes_of(const nib_qb_call *call)
 {
     const nib_matrix m = nib_qb_matrix_of(call);
     return (nib_packed_steps){
-        .size = sizeof(nib_packed_steps), .element = NIB_INT4, .rows = m.rows, .cols = m.cols,
-        .group = GROUP, .codes = call->part[OUT], .steps = call->part[STEPS],
-        .ld_codes_bytes = nib_step_codes_row_bytes(NIB_INT4, m.cols),
+        .size = sizeof(nib_packed_steps), .element = element_of(call->c), .rows = m.rows,
+        .cols = m.cols, .group = call->c->value[NIB_QB_BLOCK], .codes = call->part[OUT],
+        .steps = call->part[STEPS],
+        .ld_codes_bytes = nib_step_codes_row_bytes(element_of(call->c), m.cols),
     };
 }
 
@@ -180,15 +196,17 @@ static nib_status values_run(const nib_qb_call *call)
     return nib_dequantize_steps(call->exec, &src, &dst);
 }
 
+enum { CODE_AXES = MATRIX_AXES | NIB_QB_AXIS(ELEMENT) | NIB_QB_AXIS(BLOCK) };
+
 const nib_qb_op nib_qb_step_codes = {
-    .name = "quantize_steps", .help = "INT4 codes and steps of 128; source bytes",
-    .axes = MATRIX_AXES, .limit = &nib_qb_limit_read, .baseline = { &nib_qb_baseline_copy },
+    .name = "quantize_steps", .help = "integers' codes and steps; source bytes",
+    .axes = CODE_AXES, .limit = &nib_qb_limit_read, .baseline = { &nib_qb_baseline_copy },
     .bytes = nib_qb_matrix_bytes, .layout = codes_layout, .fill = nib_qb_fill_matrix,
     .run = codes_run,
 };
 const nib_qb_op nib_qb_step_values = {
-    .name = "dequantize_steps", .help = "INT4 codes and steps of 128 to matrix; bytes written",
-    .axes = MATRIX_AXES, .limit = &nib_qb_limit_fill, .baseline = { &nib_qb_baseline_copy },
+    .name = "dequantize_steps", .help = "integers' codes and steps to matrix; bytes written",
+    .axes = CODE_AXES, .limit = &nib_qb_limit_fill, .baseline = { &nib_qb_baseline_copy },
     .bytes = nib_qb_matrix_bytes, .layout = values_layout, .fill = values_fill, .run = values_run,
 };
 

@@ -16,7 +16,7 @@ static const struct {
     { "format", NULL }, { "dtype", NULL }, { "rules", NULL }, { "scale_choice", NULL },
     { "rounding", "nearest" }, { "scale_rows", "1" }, { "gradient", NULL }, { "mask", "none" },
     { "layout", NULL }, { "real", NULL }, { "order", NULL }, { "scales", NULL },
-    { "guard", NULL }, { "element", NULL }, { "precision", "exact" }, { "cache", NULL },
+    { "guard", NULL }, { "element", "int4" }, { "precision", "exact" }, { "cache", NULL },
     { "launch", NULL },
 };
 
@@ -40,9 +40,9 @@ static void key_of(const json_t *row, char *key, size_t bytes)
             add(key, bytes, fields[i].name, text);
     }
     if (json_is_string(json_object_get(row, "element"))) { /* a format's name has its block */
-        snprintf(number, sizeof number, "%lld",
-                 (long long)json_integer_value(json_object_get(row, "block")));
-        add(key, bytes, "block", number);
+        const long long block = json_integer_value(json_object_get(row, "block"));
+        snprintf(number, sizeof number, "%lld", block);
+        if (block != 128) add(key, bytes, "block", number);
     }
     json_object_foreach ((json_t *)(uintptr_t)shape, name, size) {
         const long long n = json_integer_value(size);

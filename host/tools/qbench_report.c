@@ -58,6 +58,8 @@ static void print_remarks(FILE *out, const nib_qb_row *row)
         fprintf(out, " %s %s", nib_qb_axes[id].name,
                 axis_text(row, (nib_qb_axis_id)id, text, sizeof text));
     }
+    if (nib_qb_obeys(row->c, NIB_QB_ELEMENT)) /* a format's name has its block */
+        fprintf(out, " block %lld", (long long)row->c->value[NIB_QB_BLOCK]);
     for (int i = 0; i < NIB_QB_STAGES && row->stage[i].name; i++)
         fprintf(out, "%s%s %.1f ms", i ? ", " : "  ", row->stage[i].name,
                 row->stage[i].median_us / 1e3);

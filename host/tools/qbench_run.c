@@ -46,8 +46,9 @@ void nib_qb_write_command(const nib_qb_case *c, char *text, size_t bytes)
         const int64_t v = c->value[id];
         if (!nib_qb_obeys(c, (nib_qb_axis_id)id)) continue;
         if (id == NIB_QB_BLOCK) {
+            nib_qb_axis_print(NIB_QB_BLOCK, v % 8 ? NIB_QB_BY_ROW : v, value, sizeof value);
             if (!nib_qb_obeys(c, NIB_QB_FORMAT))
-                used += (size_t)snprintf(text + used, bytes - used, " --block %d", (int)v);
+                used += (size_t)snprintf(text + used, bytes - used, " --block %s", value);
             continue;
         }
         if ((id == NIB_QB_BATCH && v == 1) || (id == NIB_QB_DEVICE && v == 0)
@@ -242,17 +243,22 @@ static void complain(const nib_qb_row *row)
  * integers' groups. */
 static int reblock(nib_qb_case *c, nib_qb_row *row)
 {
-    static const int64_t lengths[] = { 0, 8, 16, 32, 64, 128 }; /* of the axis' names */
+    char text[32];
     const nib_format format = (nib_format)c->value[NIB_QB_FORMAT];
-    const int64_t block = lengths[c->value[NIB_QB_BLOCK]];
-    const int integers = c->op->axes >> NIB_QB_ELEMENT & 1;
-    c->value[NIB_QB_BLOCK] = !integers ? nib_format_block(format) : block ? block : 128;
-    if (integers || block == 0 || !(c->op->axes & NIB_QB_AXIS(BLOCK))) return 1;
+    const int64_t block = c->value[NIB_QB_BLOCK];
+    if (c->op->axes & NIB_QB_AXIS(ELEMENT)) {
+        if (block == 0) c->value[NIB_QB_BLOCK] = 128;
+        if (block == NIB_QB_BY_ROW) c->value[NIB_QB_BLOCK] = c->value[NIB_QB_COLS];
+        return 1;
+    }
+    c->value[NIB_QB_BLOCK] = nib_format_block(format);
+    if (block == 0 || !(c->op->axes & NIB_QB_AXIS(BLOCK))) return 1;
     const nib_format made = nib_format_make(nib_format_element(format), nib_format_scale(format),
                                             (int32_t)block, nib_format_has_tensor_scale(format));
     if (!nib_format_is_valid(made)) {
-        snprintf(row->skipped, sizeof row->skipped, "blocks of %lld; the choices are 8, 16, 32, "
-                 "64, 128", (long long)block);
+        nib_qb_axis_print(NIB_QB_BLOCK, block, text, sizeof text);
+        snprintf(row->skipped, sizeof row->skipped, "--block %s; the choices of a format are 8, "
+                 "16, 32, 64, 128", text);
         return 0;
     }
     c->value[NIB_QB_FORMAT] = made;
