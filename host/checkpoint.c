@@ -136,11 +136,12 @@ static nib_status planned_report(const nib_plan *plan, nib_checkpoint_report **o
     for (size_t i = 0; i < plan->n_order; i++) {
         const nib_plan_item *item = &plan->items[plan->order[i]];
         uint64_t bytes = 0;
+        char name[NIB_TYPE_NAME_BYTES];
         for (int role = 0; role < NIB_ROLES; role++)
             if (item->out[role] >= 0)
                 bytes += (uint64_t)nib_tensor_spec_bytes(&plan->outs[item->out[role]].spec);
         const char *type = !item->quantize ? nib_tensor_type_get(item->stored)->name
-                                         : nib_stored_type_name(item->way.format);
+                                         : nib_stored_type_name(item->way.format, name);
         NIB_TRY(nib_report_tensor(r, i, item->src, type, bytes, item->quantize));
         if (item->hessian.tensor) NIB_TRY(nib_report_gptq(r, i, &item->hessian));
     }

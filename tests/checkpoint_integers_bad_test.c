@@ -45,6 +45,7 @@ NIB_TEST(CheckpointIntegers, NanInfAndZeros)
     static const fixture_tensor t[] = { { "a.down_proj.weight", NIB_TT_F32, 2, { 6, 64 }, 1.0f,
                                           spoil } };
     static const char *const formats[] = { "int4-channel", "int4-b32-asym", "int8-channel-asym" };
+    static const char *const types[] = { "INT4-CHANNEL", "INT4-B32-ASYM", "INT8-CHANNEL-ASYM" };
     begin(t, 1);
     for (int i = 0; i < 3; i++) {
         nib_checkpoint_report *r = NULL;
@@ -64,8 +65,7 @@ NIB_TEST(CheckpointIntegers, NanInfAndZeros)
                formats[i], (unsigned long long)e->nonfinite, (unsigned long long)e->elements);
         EXPECT(e->flushed >= 31 && isfinite(e->sum_sq_error), "%s: %llu flushed, %g", formats[i],
                (unsigned long long)e->flushed, e->sum_sq_error);
-        EXPECT(!strcmp(r->tensors[0].stored_type, i ? i == 1 ? "INT4-ASYM" : "INT8-ASYM" : "INT4"),
-               "%s", r->tensors[0].stored_type);
+        EXPECT(!strcmp(r->tensors[0].stored_type, types[i]), "%s", r->tensors[0].stored_type);
         nib_checkpoint_report_free(r);
         /* Rows of NaN and of zeros come back as zeros. */
         REQUIRE(nib_checkpoint_compare(fixture_exec(1), c.dst, c.dst, NULL, &r) == NIB_OK, "%s",

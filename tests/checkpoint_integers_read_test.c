@@ -106,7 +106,7 @@ NIB_TEST(CheckpointIntegers, FilesThatAreWrong)
         if (!cases[i].words)
             EXPECT(s == NIB_OK && r->n_tensors == 1 && r->tensors[0].dims[1] == 64
                        && !strcmp(r->tensors[0].name, "m.weight")
-                       && !strcmp(r->tensors[0].stored_type, "INT4-ASYM"), "%zu: %s", i,
+                       && !strcmp(r->tensors[0].stored_type, "INT4-B32-ASYM"), "%zu: %s", i,
                    nib_last_error());
         else
             EXPECT(s != NIB_OK && fixture_error_has(cases[i].words), "%zu: %s", i,

@@ -64,8 +64,16 @@ NIB_TEST(NibbleIntegers, InfoAndCompare)
     tool_result r = tool_run(&dir, "quantize", src, "-o", dst, "--format", "int8-b32", "--quiet");
     REQUIRE(r.status == 0, "%s", r.err);
     r = tool_run(&dir, "info", dst);
-    EXPECT(r.status == 0 && has(r.out, "q_proj               INT8       64x64")
+    EXPECT(r.status == 0 && has(r.out, "q_proj               INT8-B32   64x64")
                && has(r.out, "BF16"), "%s%s", r.out, r.err);
+    r = tool_run(&dir, "quantize", src, "-o", other, "--format", "int4-channel-asym", "--quiet");
+    REQUIRE(r.status == 0, "%s", r.err);
+    r = tool_run(&dir, "info", other);
+    EXPECT(r.status == 0 && has(r.out, "layer type           stored as         dims ")
+               && has(r.out, "q_proj               INT4-CHANNEL-ASYM 64x64"), "%s", r.out);
+    r = tool_run(&dir, "info", other, "--json", "-");
+    EXPECT(r.status == 0 && has(r.out, "\"stored_type\": \"INT4-CHANNEL-ASYM\""), "%s", r.out);
+    temp_dir_remove_at(other);
     r = tool_run(&dir, "compare", src, dst);
     EXPECT(r.status == 0 && has(r.out, "21 tensors, 7 of them equal") && has(r.out, "down_proj"),
            "%s%s", r.out, r.err);

@@ -47,13 +47,14 @@ static nib_status check_pair(const nib_model *a, const nib_model *b, const nib_l
 static nib_status compare_bytes(const nib_logical *x, const nib_logical *y, nib_tensor_report *r)
 {
     const uint8_t *p = x->tensor->data, *q = y->tensor->data;
+    char type[NIB_TYPE_NAME_BYTES], other[NIB_TYPE_NAME_BYTES];
     NIB_REQUIRE(x->tensor->type == y->tensor->type && x->tensor->bytes == y->tensor->bytes,
                 NIB_ERR_UNSUPPORTED, "%s: %s against %s cannot be compared", x->name,
-                nib_logical_type_name(x), nib_logical_type_name(y));
+                nib_logical_type_name(x, type), nib_logical_type_name(y, other));
     for (uint64_t i = 0; i < x->tensor->bytes; i++)
         NIB_REQUIRE(p[i] == q[i], NIB_ERR_UNSUPPORTED,
                     "%s: differs at byte %llu, and type %s cannot be compared as numbers", x->name,
-                    (unsigned long long)i, nib_logical_type_name(x));
+                    (unsigned long long)i, nib_logical_type_name(x, type));
     r->error.elements = r->elements;
     return NIB_OK;
 }
@@ -125,9 +126,10 @@ static nib_status compare_all(nib_panel_pool *pool, const nib_model *a, const ni
         if (is_configuration(x, b)) continue;
         NIB_TRY(check_pair(a, b, x, y));
         nib_tensor_report *r = &report->tensors[report->n_tensors++];
+        char type[NIB_TYPE_NAME_BYTES];
         NIB_TRY(nib_report_tensor(report, (size_t)(r - report->tensors), x,
-                                  nib_logical_type_name(y), y->bytes, 0));
-        r->quantized = strcmp(nib_logical_type_name(x), nib_logical_type_name(y)) != 0;
+                                  nib_logical_type_name(y, type), y->bytes, 0));
+        r->quantized = strcmp(r->source_type, r->stored_type) != 0;
         NIB_TRY(compare_tensor(pool, x, y, r));
         report->nonfinite += r->error.nonfinite;
         progress.tensor = x->name;

@@ -1,6 +1,7 @@
 /* report.c: see report.h. */
 #include "host/io/report.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,36 +24,31 @@ nib_checkpoint_report *nib_report_new(size_t n)
     return r;
 }
 
-const char *nib_stored_type_name(nib_format format)
+const char *nib_stored_type_name(nib_format format, char text[NIB_TYPE_NAME_BYTES])
 {
-    if (nib_int_format_is_valid(format)) {
-        const int asymmetric = nib_int_format_asymmetric(format);
-        if (nib_int_format_element(format) == NIB_INT4) return asymmetric ? "INT4-ASYM" : "INT4";
-        return asymmetric ? "INT8-ASYM" : "INT8";
-    }
-    switch (format) {
-    case NIB_NVFP4:     return "NVFP4";
-    case NIB_NVFP4_B32: return "NVFP4-B32";
-    case NIB_MXFP4:     return "MXFP4";
-    default:            return "MXFP4-B16";
-    }
+    if (nib_weight_format_name(format, text, NIB_TYPE_NAME_BYTES) != NIB_OK)
+        snprintf(text, NIB_TYPE_NAME_BYTES, "?");
+    for (char *at = text; *at; at++)
+        if (*at >= 'a' && *at <= 'z') *at = (char)(*at - 'a' + 'A');
+    return text;
 }
 
-const char *nib_logical_type_name(const nib_logical *t)
+const char *nib_logical_type_name(const nib_logical *t, char text[NIB_TYPE_NAME_BYTES])
 {
-    return t->storage == NIB_STORAGE_PLAIN ? nib_tensor_type_get(t->tensor->type)->name
-                                           : nib_stored_type_name(t->format);
+    if (t->storage != NIB_STORAGE_PLAIN) return nib_stored_type_name(t->format, text);
+    snprintf(text, NIB_TYPE_NAME_BYTES, "%s", nib_tensor_type_get(t->tensor->type)->name);
+    return text;
 }
 
 nib_status nib_report_tensor(nib_checkpoint_report *report, size_t i, const nib_logical *t,
                              const char *stored_type, uint64_t stored_bytes, int quantized)
 {
     nib_tensor_report *r = &report->tensors[i];
-    char type[128];
+    char type[128], stored[NIB_TYPE_NAME_BYTES];
     nib_layer_type(t->name, type, sizeof type);
     r->name = strdup(t->name);
     r->layer_type = strdup(type);
-    r->source_type = strdup(nib_logical_type_name(t));
+    r->source_type = strdup(nib_logical_type_name(t, stored));
     r->stored_type = strdup(stored_type ? stored_type : r->source_type ? r->source_type : "");
     NIB_REQUIRE(r->name && r->layer_type && r->source_type && r->stored_type,
                 NIB_ERR_OUT_OF_MEMORY, "no memory for a report");

@@ -16,10 +16,13 @@ nib_status nib_report_tensor(nib_checkpoint_report *report, size_t i, const nib_
 /* Says that tensor i goes with this Hessian. */
 nib_status nib_report_gptq(nib_checkpoint_report *report, size_t i, const nib_hessian_entry *entry);
 
-/* "NVFP4", "INT4", ...: a format that is stored. */
-const char *nib_stored_type_name(nib_format format);
+enum { NIB_TYPE_NAME_BYTES = 48 };
 
-/* "NVFP4", "BF16", ... of what stands in the file. */
-const char *nib_logical_type_name(const nib_logical *t);
+/* "NVFP4", "INT4-B32-ASYM", ...: a format that is stored, by its name; written into text, which is
+ * returned. */
+const char *nib_stored_type_name(nib_format format, char text[NIB_TYPE_NAME_BYTES]);
+
+/* The same, or "BF16", ..., of what stands in the file. */
+const char *nib_logical_type_name(const nib_logical *t, char text[NIB_TYPE_NAME_BYTES]);
 
 #endif

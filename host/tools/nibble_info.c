@@ -38,10 +38,22 @@ static int same_line(const nib_tensor_report *a, const nib_tensor_report *b)
         && a->n_dims == b->n_dims && !memcmp(a->dims, b->dims, sizeof a->dims);
 }
 
+/* Columns of the longest type, "INT8-CHANNEL-ASYM" say. */
+static int type_width(const nib_checkpoint_report *r)
+{
+    size_t width = 10;
+    for (uint64_t i = 0; i < r->n_tensors; i++) {
+        const size_t n = strlen(r->tensors[i].stored_type);
+        if (n > width) width = n;
+    }
+    return (int)width;
+}
+
 /* Tensors of one layer type, type and shape share a line. */
 static void print_types(const nib_checkpoint_report *r)
 {
-    printf("  %-20s %-10s %-16s %7s  %10s\n", "layer type", "stored as", "dims", "tensors",
+    const int width = type_width(r);
+    printf("  %-20s %-*s %-16s %7s  %10s\n", "layer type", width, "stored as", "dims", "tensors",
            "bytes");
     for (uint64_t i = 0; i < r->n_tensors; i++) {
         int seen = 0;
@@ -53,7 +65,7 @@ static void print_types(const nib_checkpoint_report *r)
             bytes += r->tensors[j].stored_bytes;
         }
         if (!seen)
-            printf("  %-20s %-10s %-16s %7llu  %10s\n", r->tensors[i].layer_type,
+            printf("  %-20s %-*s %-16s %7llu  %10s\n", r->tensors[i].layer_type, width,
                    r->tensors[i].stored_type, nibble_dims(&r->tensors[i]), (unsigned long long)n,
                    nibble_bytes((double)bytes));
     }
@@ -61,8 +73,9 @@ static void print_types(const nib_checkpoint_report *r)
 
 static void print_tensors(const nib_checkpoint_report *r)
 {
+    const int width = type_width(r);
     for (uint64_t i = 0; i < r->n_tensors; i++)
-        printf("  %-10s %-16s %10s  %s\n", r->tensors[i].stored_type,
+        printf("  %-*s %-16s %10s  %s\n", width, r->tensors[i].stored_type,
                nibble_dims(&r->tensors[i]), nibble_bytes((double)r->tensors[i].stored_bytes),
                r->tensors[i].name);
 }

@@ -163,8 +163,8 @@ typedef struct nib_tensor_report {
     const char *name;          /* Hugging Face name */
     const char *layer_type;    /* "q_proj", "down_proj", "embed_tokens", "norm", ... */
     const char *source_type;   /* "BF16", "Q4_1", ... */
-    const char *stored_type;   /* "NVFP4", "MXFP4", "INT4", "INT8-ASYM", ..., or the type it is
-                                  kept in */
+    const char *stored_type;   /* "NVFP4", "MXFP4", "INT4", "INT8-B32-ASYM", ... (the format's name
+                                  in capitals), or the type it is kept in */
     int32_t     quantized;
     int32_t     n_dims;
     int64_t     dims[8];
