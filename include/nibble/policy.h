@@ -71,7 +71,7 @@ void       nib_policy_close(nib_policy *policy); /* NULL is allowed */
 
 /* For training with fake-quantize (fakequant.h): attention in 6 bits by 16, MLP in 4 by 32,
  * embeddings and head in 8 by 8, caches in E4M3 by 16; norms, biases and routers are kept. No line
- * for anything else. Exports hold 4 bits alone, so nib_checkpoint_quantize refuses this policy. */
+ * for anything else. No export holds these formats: nib_checkpoint_quantize refuses the policy. */
 const char *nib_policy_default_text(void);
 
 /* What comes of it where exports are the aim, all of which hold it, and what `nibble quantize
