@@ -178,7 +178,8 @@ NIB_TEST(CheckpointMerge, WrongPartsAreRefused)
         { { parts[0], parts[1], parts[1] }, 3, "part 3 of 3 is missing" },
         { { parts[0], parts[0], parts[2] }, 3, "part 2 of 3 is missing" },
         { { parts[0], parts[1], parts[2], parts[0] }, 4, "4 parts are given" },
-        { { parts[0], parts[3], parts[2] }, 3, "different runs" },
+        { { parts[0], parts[3], parts[2] }, 3,
+          "different runs: 'export=modelopt', 'export=compressed-tensors'" },
         { { parts[0], whole, parts[2] }, 3, "not a part" },
         { { parts[0], src, parts[2] }, 3, "not a part" },
     };

@@ -286,6 +286,10 @@ NIB_TEST(NibblePolicy, ShardsAndRestartsNeedTheSamePolicy)
     nib_policy_close(p);
     r = tool_run(&dir, "quantize", src, "-o", dst, "--policy", policy, "--resume", "-f");
     EXPECT(r.status == 1 && has(r.err, "policy="), "%d: %s", r.status, r.err);
+    r = tool_run(&dir, "quantize", src, "-o", dst, "--format", "int4-b32", "--export",
+                 "compressed-tensors", "--resume", "-f");
+    EXPECT(r.status == 1 && has(r.err, "made with 'policy=")
+               && has(r.err, "this run has 'format=int4-b32'"), "%s", r.err);
     write_policy(two);
     r = tool_run(&dir, "quantize", src, "-o", dst, "--policy", policy, "--resume", "-f");
     EXPECT(r.status == 0 && fixture_same(dst, other), "%d: %s", r.status, r.err);

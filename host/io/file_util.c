@@ -37,6 +37,27 @@ char *nib_clean_text(char *dst, uint64_t bytes, const char *text)
     return dst;
 }
 
+void nib_differing_words(const char **a, int *a_bytes, const char **b, int *b_bytes)
+{
+    const char *x = *a, *y = *b;
+    int n, m;
+    for (;;) {
+        n = (int)strcspn(x, " ");
+        m = (int)strcspn(y, " ");
+        if (n != m || strncmp(x, y, (size_t)n) != 0 || !x[n] || !y[m]) break;
+        x += n + 1;
+        y += m + 1;
+    }
+    if (n == m && strncmp(x, y, (size_t)n) == 0) { /* only one of them goes on */
+        x += n + (x[n] == ' ');
+        y += m + (y[m] == ' ');
+        n = (int)strlen(x);
+        m = (int)strlen(y);
+    }
+    *a = x, *a_bytes = n;
+    *b = y, *b_bytes = m;
+}
+
 nib_status nib_write_all(int fd, const char *path, uint64_t offset, const void *data,
                          uint64_t bytes)
 {

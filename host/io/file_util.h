@@ -17,6 +17,10 @@ char *nib_path_join(const char *folder, const char *name);
  * terminal that shows an error. Returns dst; cuts at bytes - 1. */
 char *nib_clean_text(char *dst, uint64_t bytes, const char *text);
 
+/* Moves two texts of words, parted by one blank each, to the first word that differs, and tells its
+ * length in both; where only one text goes on, to what it has more. */
+void nib_differing_words(const char **a, int *a_bytes, const char **b, int *b_bytes);
+
 /* Writes all bytes at offset, through interruptions and short writes. path: for the error. */
 nib_status nib_write_all(int fd, const char *path, uint64_t offset, const void *data,
                          uint64_t bytes);

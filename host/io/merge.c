@@ -66,10 +66,13 @@ static nib_status open_parts(const char *const *paths, part *parts, size_t n)
     }
     qsort(parts, n, sizeof *parts, by_shard);
     for (size_t i = 0; i < n; i++) {
+        const char *one = parts[0].run, *other = parts[i].run;
+        int n_one, n_other;
+        nib_differing_words(&one, &n_one, &other, &n_other);
         NIB_REQUIRE(!strcmp(parts[i].run, parts[0].run)
                         && parts[i].model->is_gguf == parts[0].model->is_gguf,
-                    NIB_ERR_ARGUMENT, "%s and %s are parts of different runs: '%s', '%s'",
-                    parts[0].path, parts[i].path, parts[0].run, parts[i].run);
+                    NIB_ERR_ARGUMENT, "%s and %s are parts of different runs: '%.*s', '%.*s'",
+                    parts[0].path, parts[i].path, n_one, one, n_other, other);
         NIB_REQUIRE(parts[i].shards == (int64_t)n, NIB_ERR_ARGUMENT,
                     "%s is part %lld of %lld, but %zu parts are given", parts[i].path,
                     (long long)parts[i].shard, (long long)parts[i].shards, n);

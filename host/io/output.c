@@ -189,19 +189,7 @@ static nib_status recover(nib_output *out)
 static nib_status fail_other(const nib_output *out, const char *there, const char *here)
 {
     int n, m;
-    for (;;) {
-        n = (int)strcspn(there, " ");
-        m = (int)strcspn(here, " ");
-        if (n != m || strncmp(there, here, (size_t)n) != 0 || !there[n] || !here[m]) break;
-        there += n + 1;
-        here += m + 1;
-    }
-    if (n == m && strncmp(there, here, (size_t)n) == 0) { /* only one of them goes on */
-        there += n + (there[n] == ' ');
-        here += m + (here[m] == ' ');
-        n = (int)strlen(there);
-        m = (int)strlen(here);
-    }
+    nib_differing_words(&there, &n, &here, &m);
     return nib_fail(NIB_ERR_EXISTS,
                     "%s: the unfinished output was made with '%.*s', this run has '%.*s': it "
                     "cannot be resumed, only begun anew, without resume", out->dst, n, there, m,

@@ -245,20 +245,27 @@ static uint64_t mix_weights(uint64_t h, const nib_plan *plan)
 /* "gptq=..." with all that decides its bytes but the Hessians; "" without it. */
 static void gptq_text(const nib_checkpoint_gptq *g, char *text, size_t bytes)
 {
+    static const char *const orders[] = { "natural", "act", "group-aware" };
+    static const char *const scales[] = { "frozen", "fresh", "hessian", "hessian-fresh",
+                                          "hessian-full", "by-format" };
     const nib_gptq_factor_options none = { .size = sizeof none };
     const nib_gptq_factor_options *f = g && g->factor ? g->factor : &none;
     text[0] = '\0';
     if (g)
-        snprintf(text, bytes, "gptq=%s,order%d,scales%d,damping%.17g..%.17g,guard%d,f%d,rotate%d ",
-                 g->inputs ? "inputs" : "hessians", (int)f->order, (int)g->scales, f->damping,
-                 f->most_damping, !g->without_guard, g->real_bits, g->rotate);
+        snprintf(text, bytes, "gptq=%s order=%s scales=%s damping=%.17g..%.17g guard=%s real=f%d "
+                 "rotate=%d ", g->inputs ? "inputs" : "hessians", orders[f->order],
+                 scales[g->scales], f->damping, f->most_damping, g->without_guard ? "off" : "on",
+                 g->real_bits, g->rotate);
 }
 
-/* "policy=..." of all that its lines say; "" without one. */
-static void policy_text(const nib_policy *policy, char *text, size_t bytes)
+/* "format=..." and the scale choice of all; by a policy "policy=..." of all that its lines say. */
+static void way_text(const nib_policy *policy, const nib_plan_way *way, char *text, size_t bytes)
 {
     uint64_t h = MIX_BEGIN;
-    text[0] = '\0';
+    char format[64];
+    if (nib_weight_format_name(way->format, format, sizeof format) != NIB_OK) format[0] = '\0';
+    snprintf(text, bytes, "format=%s scale_choice=%s ", format,
+             nib_scale_choice_name(way->scale_choice));
     for (int32_t i = 0; i < nib_policy_count(policy); i++) {
         nib_policy_line line = { .size = sizeof line };
         if (nib_policy_get(policy, i, &line) != NIB_OK) continue;
@@ -274,7 +281,7 @@ static void policy_text(const nib_policy *policy, char *text, size_t bytes)
 static void make_fingerprint(const nib_model *model, const nib_checkpoint_options *o,
                              nib_plan *plan)
 {
-    char gptq[112], policy[32];
+    char gptq[176], way[112];
     uint64_t h = mix_files(MIX_BEGIN, model, plan, 0);
     for (size_t i = 0; i < plan->n_items; i++) {
         const nib_plan_item *item = &plan->items[i];
@@ -292,11 +299,12 @@ static void make_fingerprint(const nib_model *model, const nib_checkpoint_option
     h = mix(h, &o->keep_dtype, sizeof o->keep_dtype);
     h = mix(h, &o->max_file_bytes, sizeof o->max_file_bytes);
     gptq_text(o->gptq, gptq, sizeof gptq);
-    policy_text(o->policy, policy, sizeof policy);
+    way_text(o->policy, &plan->way, way, sizeof way);
     snprintf(plan->run, sizeof plan->run,
-             "export=%s %sformat=%x scale_choice=%d rounding=%d nonfinite=%d %s"
-             "source_and_options=%016llx", plan->target->name, policy, plan->way.format,
-             (int)o->scale_choice, (int)o->rounding, (int)o->nonfinite, gptq,
+             "export=%s %srounding=%s nonfinite=%s %ssource_and_options=%016llx",
+             plan->target->name, way,
+             o->rounding == NIB_ROUND_STOCHASTIC ? "stochastic" : "nearest",
+             o->nonfinite == NIB_NONFINITE_GO_ON ? "saturate" : "refuse", gptq,
              (unsigned long long)h);
     snprintf(plan->fingerprint, sizeof plan->fingerprint, "shard=%d/%d %s files=%016llx",
              o->shard, o->shards, plan->run, (unsigned long long)mix_files(h, model, plan, 1));

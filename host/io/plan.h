@@ -85,8 +85,8 @@ typedef struct nib_plan {
     nib_text_files    texts;   /* small files made from GGUF's metadata */
     nib_hessian_table hessians;
     uint64_t          source_bytes; /* of this shard's items */
-    char              run[272];         /* names source and options: what all parts share */
-    char              fingerprint[336]; /* the same and the part: what a restart must share */
+    char              run[416];         /* names source and options: what all parts share */
+    char              fingerprint[480]; /* the same and the part: what a restart must share */
 } nib_plan;
 
 nib_status nib_plan_make(const nib_model *model, const nib_checkpoint_options *options,
