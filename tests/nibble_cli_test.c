@@ -24,6 +24,7 @@ NIB_TEST(NibbleCli, HelpAndVersion)
     static const char *const commands[] = { "quantize", "gptq", "info", "compare", "merge" };
     REQUIRE(begin(), "%s", src);
     tool_result r = tool_run(&dir, "--help");
+    EXPECT(has(r.out, "make a 4-bit (or INT8) checkpoint"), "%s", r.out);
     EXPECT(r.status == 0 && !r.err[0], "%d: %s", r.status, r.err);
     for (int i = 0; i < 5; i++) {
         EXPECT(has(r.out, commands[i]), "%s is not in the help", commands[i]);

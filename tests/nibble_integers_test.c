@@ -82,6 +82,20 @@ NIB_TEST(NibbleIntegers, InfoAndCompare)
     temp_dir_remove(&dir);
 }
 
+NIB_TEST(NibbleIntegers, SaysThatABareFileHasNoConfiguration)
+{
+    static const char *const says = "config.json      none, as beside the source";
+    begin();
+    const char *bare = temp_path(&dir, "bare.safetensors");
+    REQUIRE(fixture_safetensors(bare, fixture_llama(NIB_TT_BF16), FIXTURE_LLAMA), "%s", bare);
+    tool_result r = tool_run(&dir, "quantize", bare, "-o", other, "--format", "int4-b32");
+    EXPECT(r.status == 0 && has(r.out, says) && !fixture_has(other, "config.json"), "%s%s", r.out,
+           r.err);
+    r = tool_run(&dir, "quantize", src, "-o", dst, "--format", "int4-b32");
+    EXPECT(r.status == 0 && !has(r.out, says), "%s%s", r.out, r.err);
+    temp_dir_remove(&dir);
+}
+
 NIB_TEST(NibbleIntegers, DryRunSaysTheSizes)
 {
     begin();

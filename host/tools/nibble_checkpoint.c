@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include "host/io/guard.h"
 #include "nibble_quantize.h"
@@ -14,7 +15,8 @@ static const struct argp_option options[] = {
     { "format", 'F', "NAME", 0, "nvfp4 (default), mxfp4, int4 or int8", NIBBLE_MADE },
     { "export", OPT_EXPORT, "NAME", 0, "modelopt (nvfp4), compressed-tensors (all formats) or gguf "
       "(nvfp4, mxfp4). Default: gguf if DST ends in .gguf, else modelopt for nvfp4 and "
-      "compressed-tensors for the others", NIBBLE_MADE },
+      "compressed-tensors for the others. A folder made of a bare safetensors file has no "
+      "config.json, without which runtimes do not load it", NIBBLE_MADE },
     { NULL, 0, NULL, 0, "Which tensors:", NIBBLE_WHICH },
     { "include", OPT_INCLUDE, "PATTERN", 0, "Quantize just the matrices whose name matches "
       "(*, ?, [...]; may be repeated); embeddings in GGUF alone. Default: linear layers without "
@@ -239,6 +241,15 @@ static void print_overflow(const nib_checkpoint_report *r)
                (unsigned long long)n, first);
 }
 
+/* What only the source could have. */
+static void print_config(const nibble_quantize_args *a)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/config.json", a->dst);
+    if (a->o.export_as != NIB_EXPORT_GGUF && !a->o.shards && access(path, F_OK))
+        puts("  config.json      none, as beside the source: runtimes do not load this as it is");
+}
+
 static void print_summary(const nibble_quantize_args *a, const nib_checkpoint_report *r)
 {
     char format[48];
@@ -286,6 +297,7 @@ static void print_summary(const nibble_quantize_args *a, const nib_checkpoint_re
             printf("\nThe default policy:\n%s", nib_policy_export_text());
         return;
     }
+    print_config(a);
     printf("  time             %.2f s, of them %.2f s writing\n", r->seconds, r->seconds_write);
     if (r->nonfinite)
         printf("  NaN and Inf      %llu, by the rules\n", (unsigned long long)r->nonfinite);

@@ -7,7 +7,7 @@
 #include "nibble_tool.h"
 
 const nibble_command nibble_commands[] = {
-    { "quantize", "make an NVFP4 or MXFP4 checkpoint of a model", nibble_quantize_main },
+    { "quantize", "make a 4-bit (or INT8) checkpoint of a model", nibble_quantize_main },
     { "gptq", "quantize layers by the Hessians of their inputs", nibble_gptq_main },
     { "info", "list a model's tensors", nibble_info_main },
     { "compare", "measure how far one model's weights are from another's", nibble_compare_main },
