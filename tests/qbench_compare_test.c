@@ -54,6 +54,24 @@ NIB_TEST(QbenchCompare, TheRuleIsTheStatedOne) /* the margin is about 2.8 times 
     expect_outcome(-0.06, 0.001, "--threshold 0.01", "FASTER ");
 }
 
+/* An older file's rows have no element, where there was INT4 by 128 alone. */
+NIB_TEST(QbenchCompare, IntegersAreThoseOfOlderRows)
+{
+    static const struct { const char *has; int same; } rows[] = {
+        { "\"element\":\"int4\",\"block\":128,", 1 }, { "\"element\":\"int8\",\"block\":128,", 0 },
+        { "\"element\":\"int4\",\"block\":64,", 0 },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char old[512] = "", row[512] = "", new_[600];
+        add_row(old, sizeof old, "quantize_steps", 8, 100, 0.01, 0.5);
+        add_row(row, sizeof row, "quantize_steps", 8, 100, 0.01, 0.5);
+        snprintf(new_, sizeof new_, "{%s%s", rows[i].has, row + 1);
+        result r = compare(old, new_, "");
+        EXPECT((strstr(r.out, "SAME ") != NULL) == rows[i].same, "%zu: %s", i, r.out);
+        result_free(&r);
+    }
+}
+
 NIB_TEST(QbenchCompare, RowsThatAreThereSeveralTimesCarryTheirRange)
 {
     char old[1024] = "", new_[1024] = "";
