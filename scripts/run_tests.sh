@@ -15,7 +15,15 @@ passed=0 failed=0 skipped=0
 mkdir -p "$logs"
 trap 'kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
 
-say() { printf '%-4s  %-34s %5s s%s\n' "$1" "$2" "$3" "${4:+   $4}"; }
+# cpu: sets $cpu to the processors' seconds of this shell's ended children, which, unlike the
+# clock's, other work on the machine does not add to. In /proc they are hundredths.
+cpu() {
+    local stat
+    read -ra stat <"/proc/$BASHPID/stat"
+    cpu=$(((stat[15] + stat[16]) / 100))
+}
+
+say() { printf '%-4s  %-38s %5s s %5s CPU s%s\n' "${@:1:4}" "${5:+   $5}"; }
 
 show_log() { # the end of a log, where the reason is
     tail -n 40 "$1" | cut -c 1-400 | sed 's/^/      | /'
@@ -24,14 +32,16 @@ show_log() { # the end of a log, where the reason is
 
 # run NAME COMMAND...: one test, judged by its exit status, which count() adds up.
 run() {
-    local name=$1 log start=$SECONDS status=0
+    local name=$1 log start=$SECONDS status=0 cpu before
     shift
     log=$logs/${name//[ \/]/_}.txt
+    cpu; before=$cpu
     "$@" >"$log" 2>&1 </dev/null || status=$?
+    cpu; set -- $((SECONDS - start)) $((cpu - before))
     case $status in
-    0)  say ok "$name" $((SECONDS - start)) ;;
-    77) say skip "$name" $((SECONDS - start)) "$(tail -n 1 "$log")" ;;
-    *)  say FAIL "$name" $((SECONDS - start)); show_log "$log" ;;
+    0)  say ok "$name" "$@" ;;
+    77) say skip "$name" "$@" "$(tail -n 1 "$log")" ;;
+    *)  say FAIL "$name" "$@"; show_log "$log" ;;
     esac
     return $status
 }
@@ -84,8 +94,9 @@ build() {
 
 # suite NAME COMMAND...: many tests, in as many processes as there are cores.
 suite() {
-    local name=$1 log start=$SECONDS status=0 code crashed=0 shard pids=() ok bad skip
+    local name=$1 log start=$SECONDS status=0 code crashed=0 shard pids=() ok bad skip cpu before
     shift
+    cpu; before=$cpu
     log=$logs/${name//[ \/]/_}.txt
     for ((shard = 0; shard < cores; shard++)); do
         GTEST_TOTAL_SHARDS=$cores GTEST_SHARD_INDEX=$shard GTEST_COLOR=no \
@@ -110,10 +121,11 @@ suite() {
     [ $status = 0 ] || [ "$bad" != 0 ] || bad=1
     [ $((ok + bad + skip)) != 0 ] || bad=1
     passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
+    cpu; set -- $((SECONDS - start)) $((cpu - before))
     if [ "$bad" = 0 ]; then
-        say ok "$name" $((SECONDS - start)) "$ok passed, $skip skipped"
+        say ok "$name" "$@" "$ok passed, $skip skipped"
     else
-        say FAIL "$name" $((SECONDS - start)) "$ok passed, $bad failed, $skip skipped"
+        say FAIL "$name" "$@" "$ok passed, $bad failed, $skip skipped"
         grep -nE -B 8 '\[  FAILED  \] .* \([0-9]+ ms\)$|ERROR: |runtime error' "$log" |
             head -n 60 | cut -c 1-400 | sed 's/^/      | /'
         [ $status -lt 2 ] || show_log "$log"
