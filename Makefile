@@ -140,7 +140,7 @@ lenient  = $(filter-out -Werror all-warnings,$(1))
 remember_flags = mkdir -p $(@D); for werror in $(or $(WERROR),'' -Werror); do \
     printf '%s\n' '$(call lenient,$(1))' "$$werror" | cmp -s - $@ && exit; done; \
     printf '%s\n' '$(call lenient,$(1))' '$(WERROR)' > $@
-FLAGS := $(CC) $(CXX) $(ALL_CFLAGS) $(ALL_CXXFLAGS) $(LDFLAGS) $(NVTX)
+FLAGS := $(CC) $(CXX) $(ALL_CFLAGS) $(ALL_CXXFLAGS) $(EMU_CXXFLAGS) $(LDFLAGS) $(NVTX)
 $(BUILD)/flags: FORCE
 	@$(call remember_flags,$(FLAGS))
 $(BUILD)/commit: FORCE
@@ -150,7 +150,7 @@ $(BUILD)/commit: FORCE
 
 # ---- for people ------------------------------------------------------------------------
 
-.PHONY: quickstart demo-qat bench test check test-full tests emulated sanitize fuzz fuzzers \
+.PHONY: quickstart demo-qat bench test check test-full tests suite emulated sanitize fuzz fuzzers \
         aarch64-test gpu-test gpu-sanitize evidence
 ## quickstart: installs what is missing, builds, quantizes a real model (MODEL=path: your own)
 quickstart:
@@ -183,7 +183,10 @@ test-full:
 	@scripts/bootstrap.sh test
 	@+scripts/run_tests.sh test sanitize full fuzz
 
-tests: $(TESTS) $(TOOLS) $(EMULATED) $(EMU_LIBS) $(NVTX_RECORDER)
+tests: suite $(EMULATED) $(EMU_LIBS)
+
+# The C suite and what it runs, without the emulator.
+suite: $(TESTS) $(TOOLS) $(NVTX_RECORDER)
 
 ## emulated: builds the kernels' tests on the CPU emulator alone
 emulated: $(EMULATED) $(EMU_LIBS)

@@ -14,10 +14,12 @@ CC     := gcc
 CXX    := g++
 BUILD  := build/plain
 STATIC :=
-COMMON := -O2 -g -ffp-contract=off -Wall -Wextra -Werror -I. -Iinclude -MMD -MP -D_GNU_SOURCE \
+OPT    := -O2 -g
+COMMON := $(OPT) -ffp-contract=off -Wall -Wextra -Werror -I. -Iinclude -MMD -MP -D_GNU_SOURCE \
           -DNIB_BUILD_DIR='"$(BUILD)"'
 FLAGS  := -std=c11 -fopenmp -Wconversion -Wshadow $(COMMON)
 EMU_FLAGS := -std=c++17 -Itests/emu/include $(COMMON)
+EMU_OPT   := -O1 -g1
 NVCCFLAGS := -std=c++17 -O2 -fmad=false -I. -Iinclude -Werror all-warnings \
              $(foreach a,$(CUDA_ARCHS),-gencode arch=$(a:sm_%=compute_%),code=$(a))
 
@@ -65,5 +67,5 @@ $(BUILD)/%.cc.o: %.cc
 	$(CXX) $(EMU_FLAGS) -c $< -o $@
 $(BUILD)/%.cu.o: %.cu
 	@mkdir -p $(@D)
-	$(CXX) $(EMU_FLAGS) -x c++ -c $< -o $@
+	$(CXX) $(EMU_FLAGS) $(EMU_OPT) -x c++ -c $< -o $@
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

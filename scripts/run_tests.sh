@@ -174,7 +174,7 @@ on_gpu() {
 }
 skipped() { echo "$1"; return 77; }
 # clang runs no kernel of the emulator's: it only has to take them, for which it need not optimise.
-with_clang=(CC=clang CXX=clang++ WERROR=-Werror CXXFLAGS="-O0 -g")
+with_clang=(CC=clang CXX=clang++ WERROR=-Werror CFLAGS=-O2 CXXFLAGS=-O0 EMU_SHARE=0)
 cpu_suite() { # without graphs and faults, which the CPU does not have
     suite "$1" "${@:2}" --gtest_filter="-OnDeviceGraph.*:OnDeviceFault.*"
 }
@@ -201,8 +201,11 @@ group_test() {
     end_begun
     step "symbols" scripts/abi/symbols.sh "$BUILD"
     step "abi" scripts/abi/abi.sh check "$BUILD/libnibble.so"
-    build "build with clang" all tests BUILD="$BUILD/clang" "${with_clang[@]}" CUDA=0
-    build "build without packages" -f scripts/plain.mk BUILD="$BUILD/plain" "$BUILD/plain/tests/all"
+    build "build with clang" all tests BUILD="$BUILD/clang" "${with_clang[@]}" CUDA=0 &&
+        step "one object for both targets" scripts/checks/emu_targets.sh "$BUILD/clang" \
+            gptq hessian steps step_codes observe tensor_stats # one_for_both
+    build "build without packages" -f scripts/plain.mk BUILD="$BUILD/plain" OPT=-O0 \
+        "$BUILD/plain/tests/all"
     group_aarch64
 }
 
