@@ -106,8 +106,10 @@ suite() {
         {
             code=0
             GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard GTEST_COLOR=no \
-                "$@" >"$log.$shard" 2>&1 </dev/null || code=$?
-            echo $code >"$log.$shard.status"
+                "$@" >"$log.$shard" 2>&1 </dev/null &
+            trap 'kill $!' TERM
+            wait $!
+            echo $? >"$log.$shard.status"
         } 2>/dev/null &
         running=$((running + 1))
     done
