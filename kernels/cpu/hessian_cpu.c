@@ -46,31 +46,54 @@ static void convert_row(const nib_matrix *x, int64_t row, int f64, void *to)
         ((double *)to)[i] = (double)nib_load_f32((int)one.dtype, one.data, i);
 }
 
-/* Tile t of the lower triangle, counted along its rows: *i >= *j. */
-static void tile_at(int64_t t, int64_t *i, int64_t *j)
+/* A tile of h: rows from i on, NIB_HESSIAN_TILE or what is left, and columns from j on. */
+typedef struct place {
+    int64_t i, j, width;
+} place;
+
+/* How h is cut. OpenBLAS lays out its operands anew in each call: fewer, larger tiles are faster,
+ * more of them keep more threads at work.
+ *
+ *     d              d  on the diagonal
+ *     h d            w  2 NIB_HESSIAN_TILE columns wide
+ *     w w d          h  what these leave of every other row
+ *     w w h d
+ *     w w w w d      The large ones come first: little is left to wait for at the end.
+ */
+static int64_t places_of(int64_t side) { return (side - 1) * (side - 1) / 4 + side / 2 + side; }
+
+static place place_at(int64_t side, int64_t t)
 {
-    int64_t row = (int64_t)((sqrt(8.0 * (double)t + 1.0) - 1.0) / 2.0);
-    while (row * (row + 1) / 2 > t) row--;
-    while ((row + 1) * (row + 2) / 2 <= t) row++;
-    *i = row;
-    *j = t - row * (row + 1) / 2;
+    enum { T = NIB_HESSIAN_TILE };
+    int64_t row = 2;
+    for (; row < side && t >= row / 2; row++) t -= row / 2;
+    if (row < side) return (place){ row * T, t * 2 * T, 2 * T };
+    if (t < side / 2) return (place){ (2 * t + 1) * T, 2 * t * T, T };
+    return (place){ (t - side / 2) * T, (t - side / 2) * T, 0 };
 }
 
-/* Tile t of h += x^T x, x rows x k reals. */
-static void add_tile(const nib_hessian *h, const void *x, int64_t rows, int64_t ld, int64_t t)
+/* This tile of h += x^T x, x rows x k reals. */
+static void add_tile(const nib_hessian *h, const void *x, int64_t rows, int64_t ld, place at)
 {
     const int f64 = h->real == NIB_REAL_F64;
-    int64_t i, j;
-    tile_at(t, &i, &j);
-    i *= NIB_HESSIAN_TILE;
-    j *= NIB_HESSIAN_TILE;
-    const int64_t m = h->k - i < NIB_HESSIAN_TILE ? h->k - i : NIB_HESSIAN_TILE;
-    void *const c = nib_real_at(h->data, f64, i, h->ld_elems, j);
-    if (i == j)
-        nib_blas_syrk(f64, 1, m, rows, 1.0, nib_real_at(x, f64, 0, ld, i), ld, c, h->ld_elems);
+    const int64_t m = h->k - at.i < NIB_HESSIAN_TILE ? h->k - at.i : NIB_HESSIAN_TILE;
+    void *const c = nib_real_at(h->data, f64, at.i, h->ld_elems, at.j);
+    const void *const a = nib_real_at(x, f64, 0, ld, at.i);
+    if (at.i == at.j)
+        nib_blas_syrk(f64, 1, m, rows, 1.0, a, ld, c, h->ld_elems);
     else
-        nib_blas_gemm(f64, 1, 0, m, NIB_HESSIAN_TILE, rows, 1.0, nib_real_at(x, f64, 0, ld, i), ld,
-                      nib_real_at(x, f64, 0, ld, j), ld, 1.0, c, h->ld_elems);
+        nib_blas_gemm(f64, 1, 0, m, at.width, rows, 1.0, a, ld, nib_real_at(x, f64, 0, ld, at.j),
+                      ld, 1.0, c, h->ld_elems);
+}
+
+/* The same of any number of rows, NIB_HESSIAN_CHUNK at a time. */
+static void add_chunks(const nib_hessian *h, const void *x, int64_t rows, int64_t ld, place at)
+{
+    const int f64 = h->real == NIB_REAL_F64;
+    for (int64_t row = 0; row < rows; row += NIB_HESSIAN_CHUNK) {
+        const int64_t left = rows - row, n = left < NIB_HESSIAN_CHUNK ? left : NIB_HESSIAN_CHUNK;
+        add_tile(h, nib_real_at(x, f64, row, ld, 0), n, ld, at);
+    }
 }
 
 nib_status nib_hessian_add_cpu(const nib_launch *launch, const nib_matrix *x,
@@ -80,11 +103,13 @@ nib_status nib_hessian_add_cpu(const nib_launch *launch, const nib_matrix *x,
     const nib_status status = nib_blas_needed(launch);
     if (status != NIB_OK) return status;
     const int f64 = h->real == NIB_REAL_F64, direct = is_direct(h, x->dtype);
-    const int64_t side = nib_ceil_div(h->k, NIB_HESSIAN_TILE), tiles = side * (side + 1) / 2;
+    const int64_t side = nib_ceil_div(h->k, NIB_HESSIAN_TILE), tiles = places_of(side);
+    /* What has to be converted takes turns with the products; the rest has none to wait for. */
+    const int64_t turn = direct ? x->rows : NIB_HESSIAN_CHUNK;
     nib_blas_enter();
 #pragma omp parallel num_threads(launch->threads)
-    for (int64_t row = 0; row < x->rows; row += NIB_HESSIAN_CHUNK) {
-        const int64_t left = x->rows - row, n = left < NIB_HESSIAN_CHUNK ? left : NIB_HESSIAN_CHUNK;
+    for (int64_t row = 0; row < x->rows; row += turn) {
+        const int64_t n = x->rows - row < turn ? x->rows - row : turn;
         const void *from = nib_real_at(x->data, 0, row, x->ld_elems, 0);
         const int64_t ld = direct ? x->ld_elems : h->k;
         if (!direct) {
@@ -94,7 +119,7 @@ nib_status nib_hessian_add_cpu(const nib_launch *launch, const nib_matrix *x,
                 convert_row(x, row + r, f64, nib_real_at(from, f64, r, h->k, 0));
         }
 #pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < tiles; t++) add_tile(h, from, n, ld, t);
+        for (int64_t t = 0; t < tiles; t++) add_chunks(h, from, n, ld, place_at(side, t));
     }
     nib_blas_leave();
     if (h->tokens) *h->tokens = nib_tokens_sum(*h->tokens, (uint64_t)x->rows);
@@ -159,6 +184,16 @@ static void butterflies(double *t, int n, int stride)
         }
 }
 
+/* Block t of the lower triangle, counted along its rows: *i >= *j. */
+static void block_at(int64_t t, int64_t *i, int64_t *j)
+{
+    int64_t row = (int64_t)((sqrt(8.0 * (double)t + 1.0) - 1.0) / 2.0);
+    while (row * (row + 1) / 2 > t) row--;
+    while ((row + 1) * (row + 2) / 2 <= t) row++;
+    *i = row;
+    *j = t - row * (row + 1) / 2;
+}
+
 /* The block (i, j), j <= i: from both sides, in f64. */
 static void rotate_block(const nib_hessian *h, int n, int64_t i, int64_t j)
 {
@@ -183,7 +218,7 @@ nib_status nib_hessian_rotate_cpu(const nib_launch *launch, const nib_hessian *h
 #pragma omp parallel for num_threads(launch->threads) schedule(dynamic)
     for (int64_t t = 0; t < blocks; t++) {
         int64_t i, j;
-        tile_at(t, &i, &j);
+        block_at(t, &i, &j);
         rotate_block(h, block, i, j);
     }
     return NIB_OK;
