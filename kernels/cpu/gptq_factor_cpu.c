@@ -2,6 +2,8 @@
  * OpenBLAS in an order that the number of threads does not change. */
 #include <math.h>
 #include <omp.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,22 +35,36 @@ static int64_t place_of(const int32_t *places, int64_t n, int64_t p)
     return places ? places[p] : n - 1 - p;
 }
 
-/* The tile (i, j) of H and its mirror image, its rows where they go, its columns not yet. */
+/* to = n numbers that lie stride apart. */
+static void take_column(int f64, const void *from, int64_t stride, int64_t n, void *to)
+{
+    if (f64)
+        for (int64_t i = 0; i < n; i++) ((double *)to)[i] = ((const double *)from)[i * stride];
+    else
+        for (int64_t i = 0; i < n; i++) ((float *)to)[i] = ((const float *)from)[i * stride];
+}
+
+/* The tile (i, j) of H and its mirror image, its rows where they go, its columns not yet. Columns
+ * are read from a copy of the tile: H's own rows are too far apart for them. */
 static void spread_tile(const nib_hessian *h, const int32_t *places, void *l, int64_t ld, int64_t i,
                         int64_t j)
 {
     enum { T = NIB_GATHER_TILE };
     const int f64 = h->real == NIB_REAL_F64;
     const int64_t n = h->k, i1 = i + T < n ? i + T : n, j1 = j + T < n ? j + T : n;
+    double tile[T * T];
     for (int64_t p = i; p < i1; p++) {
         const int64_t row = place_of(places, n, p) * ld, last = j1 < p + 1 ? j1 : p + 1;
-        memcpy(nib_real_at(l, f64, 0, 0, row + j), nib_real_at(h->data, f64, p, h->ld_elems, j),
-               (size_t)(last - j) * (f64 ? 8 : 4));
+        const void *const from = nib_real_at(h->data, f64, p, h->ld_elems, j);
+        const size_t bytes = (size_t)(last - j) * (f64 ? 8 : 4);
+        memcpy(nib_real_at(tile, f64, p - i, T, 0), from, bytes);
+        memcpy(nib_real_at(l, f64, 0, 0, row + j), from, bytes);
     }
     for (int64_t q = j; q < j1; q++) {
-        const int64_t row = place_of(places, n, q) * ld;
-        for (int64_t p = i > q ? i : q + 1; p < i1; p++)
-            nib_real_set(l, f64, row + p, nib_real_get(h->data, f64, p * h->ld_elems + q));
+        const int64_t row = place_of(places, n, q) * ld, first = i > q ? i : q + 1;
+        if (first < i1)
+            take_column(f64, nib_real_at(tile, f64, first - i, T, q - j), T, i1 - first,
+                        nib_real_at(l, f64, 0, 0, row + first));
     }
 }
 
@@ -117,49 +133,144 @@ static nib_status divide_columns(const nib_launch *launch, int f64, int64_t n, v
     return NIB_OK;
 }
 
-/* l = its Cholesky factor. Returns 0 or LAPACK's info. Right-looking:
+/* How threads share a factorisation by side x side tiles. Right-looking:
  *
- *     tile (k, k)          factored
- *     tiles (i, k), i > k  solved against it, each by one thread
- *     tiles (i, j), j > k  less (i, k) (j, k)^T, each by one thread */
-static int64_t factor_tiles(const nib_launch *launch, int f64, int64_t n, void *l, int64_t ld)
+ *     tile (k, k)                  factored
+ *     tiles (i, k), i > k          solved against it
+ *     tiles (i, j), i >= j > k     less (i, k) (j, k)^T, 2 x 2 of them in one call
+ *
+ * The tasks have an order, in which each comes behind all that it needs: a thread takes the next
+ * one and waits until that is done. The order of calls on each tile is always the same. Tile (k+1,
+ * k+1) is factored by who has just made it ready, while there is much else to do. */
+typedef struct factoring {
+    int64_t     side, n, ld;
+    int         f64;
+    void       *l;
+    int64_t     step, taken; /* the next task: its k, from -1 on, and its number of those of k */
+    atomic_int *done;        /* by tile: calls on (i, j), j + 1 in the end */
+    atomic_int  bad;         /* 0, or LAPACK's info: it ends all */
+} factoring;
+
+enum { TILE = NIB_FACTOR_TILE, BLOCK = 2 }; /* BLOCK: tiles that are updated together, each way */
+
+static int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static void *tile_of(const factoring *f, int64_t i, int64_t j)
 {
-    enum { T = NIB_FACTOR_TILE };
-    const int64_t side = nib_ceil_div(n, T);
-    int64_t bad = 0;
+    return nib_real_at(f->l, f->f64, i * TILE, f->ld, j * TILE);
+}
+
+/* Rows of the tiles [i, end). */
+static int64_t height_of(const factoring *f, int64_t i, int64_t end)
+{
+    return at_most(f->n, end * TILE) - i * TILE;
+}
+
+static void wait_for(const factoring *f, int64_t i, int64_t j, int64_t calls)
+{
+    const atomic_int *const done = &f->done[i * f->side + j];
+    for (int spins = 0; atomic_load(done) < calls && !atomic_load(&f->bad);)
+        if (spins < 1000) spins++;
+        else (void)sched_yield();
+}
+
+static void factor_tile(factoring *f, int64_t k)
+{
+    const int info = nib_lapack_potrf(f->f64, height_of(f, k, k + 1), tile_of(f, k, k), f->ld);
+    if (info) atomic_store(&f->bad, (int)(k * TILE) + info);
+    else atomic_store(&f->done[k * f->side + k], (int)k + 1);
+}
+
+static void solve_tile(factoring *f, int64_t i, int64_t k)
+{
+    wait_for(f, k, k, k + 1);
+    wait_for(f, i, k, k);
+    if (atomic_load(&f->bad)) return;
+    nib_blas_trsm(f->f64, height_of(f, i, i + 1), TILE, tile_of(f, k, k), f->ld, tile_of(f, i, k),
+                  f->ld);
+    atomic_store(&f->done[i * f->side + k], (int)k + 1);
+}
+
+/* Tiles from (i, j) on: those of a block on the diagonal if i == j. */
+static void update_block(factoring *f, int64_t i, int64_t j, int64_t k)
+{
+    const int64_t i1 = at_most(i + BLOCK, f->side), j1 = at_most(j + BLOCK, f->side);
+    for (int64_t p = i; p < i1; p++) wait_for(f, p, k, k + 1);
+    for (int64_t q = j; q < j1; q++) wait_for(f, q, k, k + 1);
+    for (int64_t p = i; p < i1; p++)
+        for (int64_t q = j; q < j1 && q <= p; q++) wait_for(f, p, q, k);
+    if (atomic_load(&f->bad)) return;
+    const int64_t m = height_of(f, i, i1);
+    const void *const a = tile_of(f, i, k);
+    if (i == j)
+        nib_blas_syrk(f->f64, 0, m, TILE, -1.0, a, f->ld, tile_of(f, i, j), f->ld);
+    else
+        nib_blas_gemm(f->f64, 0, 1, m, height_of(f, j, j1), TILE, -1.0, a, f->ld, tile_of(f, j, k),
+                      f->ld, 1.0, tile_of(f, i, j), f->ld);
+    for (int64_t p = i; p < i1; p++)
+        for (int64_t q = j; q < j1 && q <= p; q++)
+            atomic_store(&f->done[p * f->side + q], (int)k + 1);
+}
+
+/* A step's tasks: blocks of the triangle behind k, column by column; then the tiles (i, k + 1) to
+ * be solved. Step -1 has one block, of nothing to update. */
+static int64_t across(const factoring *f, int64_t k)
+{
+    return k < 0 ? 1 : nib_ceil_div(f->side - k - 1, BLOCK);
+}
+
+static int64_t blocks_of(const factoring *f, int64_t k)
+{
+    return across(f, k) * (across(f, k) + 1) / 2;
+}
+
+/* Returns 0 behind the last one. */
+static int next_task(factoring *f, int64_t *k, int64_t *t)
+{
+#pragma omp critical(nib_factoring)
+    {
+        if (f->taken == blocks_of(f, f->step) + f->side - f->step - 2) {
+            f->step++;
+            f->taken = 0;
+        }
+        *k = f->step;
+        *t = f->taken++;
+    }
+    return *k < f->side - 1 && !atomic_load(&f->bad);
+}
+
+static void do_task(factoring *f, int64_t k, int64_t t)
+{
+    const int64_t blocks = blocks_of(f, k);
+    if (t >= blocks) {
+        solve_tile(f, k + 2 + t - blocks, k + 1);
+        return;
+    }
+    int64_t col = 0, row = t;
+    for (; row >= across(f, k) - col; col++) row -= across(f, k) - col;
+    if (k >= 0) update_block(f, k + 1 + (row + col) * BLOCK, k + 1 + col * BLOCK, k);
+    if (t == 0 && !atomic_load(&f->bad)) factor_tile(f, k + 1);
+}
+
+/* l = its Cholesky factor. *minor: 0, or LAPACK's info. */
+static nib_status factor_tiles(const nib_launch *launch, int f64, int64_t n, void *l, int64_t ld,
+                               int64_t *minor)
+{
+    factoring f = { .side = nib_ceil_div(n, TILE), .n = n, .ld = ld, .f64 = f64, .l = l,
+                    .step = -1 };
+    f.done = calloc((size_t)(f.side * f.side), sizeof *f.done);
+    if (!f.done) return NIB_ERR_OUT_OF_MEMORY;
+    nib_blas_enter();
 #pragma omp parallel num_threads(launch->threads)
-    for (int64_t k = 0; k < side; k++) {
-        const int64_t at = k * T, width = n - at < T ? n - at : T, rest = side - k - 1;
-        void *const kk = nib_real_at(l, f64, at, ld, at);
-#pragma omp single
-        {
-            const int info = nib_lapack_potrf(f64, width, kk, ld);
-            if (info) bad = at + info;
-        }
-        if (bad) break; /* seen by all threads: behind single's barrier */
-#pragma omp for schedule(dynamic)
-        for (int64_t i = k + 1; i < side; i++)
-            nib_blas_trsm(f64, n - i * T < T ? n - i * T : T, width, kk, ld,
-                          nib_real_at(l, f64, i * T, ld, at), ld);
-#pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < rest * rest; t++) {
-            const int64_t i = k + 1 + t / rest, j = k + 1 + t % rest;
-            if (j > i) continue;
-            const int64_t m = n - i * T < T ? n - i * T : T;
-            const void *const a = nib_real_at(l, f64, i * T, ld, at);
-            void *const c = nib_real_at(l, f64, i * T, ld, j * T);
-            if (i == j)
-                nib_blas_syrk(f64, 0, m, width, -1.0, a, ld, c, ld);
-            else
-                nib_blas_gemm(f64, 0, 1, m, T, width, -1.0, a, ld,
-                              nib_real_at(l, f64, j * T, ld, at), ld, 1.0, c, ld);
-        }
-    }
-    for (int64_t i = 0; i < n && !bad; i++) {
+    for (int64_t k, t; next_task(&f, &k, &t);) do_task(&f, k, t);
+    nib_blas_leave();
+    free(f.done);
+    *minor = atomic_load(&f.bad);
+    for (int64_t i = 0; i < n && !*minor; i++) {
         const double d = nib_real_get(l, f64, i * ld + i);
-        if (!(d > 0.0 && d < INFINITY)) bad = i + 1;
+        if (!(d > 0.0 && d < INFINITY)) *minor = i + 1;
     }
-    return bad;
+    return NIB_OK;
 }
 
 nib_status nib_gptq_factor_cpu(const nib_launch *launch, const nib_hessian *h, double added,
@@ -171,9 +282,8 @@ nib_status nib_gptq_factor_cpu(const nib_launch *launch, const nib_hessian *h, d
     const nib_status gathered = gather(launch, h, added, factor->order, factor->l,
                                        factor->ld_elems);
     if (gathered != NIB_OK) return gathered;
-    nib_blas_enter();
-    *minor = factor_tiles(launch, f64, h->k, factor->l, factor->ld_elems);
-    nib_blas_leave();
+    const nib_status factored = factor_tiles(launch, f64, h->k, factor->l, factor->ld_elems, minor);
+    if (factored != NIB_OK) return factored;
     return *minor ? NIB_OK : divide_columns(launch, f64, h->k, factor->l, factor->ld_elems);
 }
 
@@ -223,9 +333,10 @@ nib_status nib_hessian_inverse_cpu(const nib_launch *launch, const nib_hessian *
     if (u == h->data) reverse_in_place(h, added);
     else gathered = gather(launch, h, added, NULL, u, ld);
     if (gathered != NIB_OK) return gathered;
+    const nib_status factored = factor_tiles(launch, f64, h->k, u, ld, minor);
+    if (factored != NIB_OK || *minor) return factored;
     nib_blas_enter();
-    *minor = factor_tiles(launch, f64, h->k, u, ld);
-    if (!*minor) *minor = nib_lapack_trtri(f64, h->k, u, ld);
+    *minor = nib_lapack_trtri(f64, h->k, u, ld);
     nib_blas_leave();
     if (!*minor) flip_up(f64, h->k, u, ld);
     return NIB_OK;

@@ -6,9 +6,9 @@
 
 enum {
     NIB_HESSIAN_CHUNK = 1024, /* tokens that are multiplied at a time */
-    NIB_HESSIAN_TILE  = 512,  /* rows and columns of a tile of H */
+    NIB_HESSIAN_TILE  = 512,  /* rows of a tile of H; most are twice as wide */
     NIB_GATHER_TILE   = 64,   /* of H on its way to the factor: changes no bit */
-    NIB_FACTOR_TILE   = 256,  /* of the factor */
+    NIB_FACTOR_TILE   = 256,  /* of the factor; 2 x 2 of them are updated together */
     NIB_GPTQ_ROWS     = 256,  /* of W that go through the sweep together */
     NIB_GPTQ_WIDE     = 512,  /* inputs between two products with all errors before */
     NIB_GPTQ_STEPS    = 128,  /* inputs between two products with those of the same WIDE */
