@@ -9,7 +9,8 @@
 
 #define LANES 8
 #define ROWS_STRIPS 4
-#define ROWS_TOKENS 2
+#define ROWS_TOKENS 4
+#define ROWS_OWN 1
 #define PANEL_STRIPS 2
 #define PANEL_TOKENS 6
 #define BYTES_STRIPS 2
@@ -162,6 +163,8 @@ INLINE int32_t round16(const float *x, float up, float factor, int8_t *q)
     d = _mm_add_epi32(d, _mm_shuffle_epi32(d, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(d, _mm_shuffle_epi32(d, 0xb1)));
 }
+
+#include "gemm_rows_avx2.h"
 
 nib_status nib_gemm_avx2(const nib_launch *launch, const nib_gemm_request *request)
 {

@@ -10,6 +10,7 @@
 #define LANES 16
 #define ROWS_STRIPS 4
 #define ROWS_TOKENS 4
+#define ROWS_OWN 0
 #define PANEL_STRIPS 2
 #define PANEL_TOKENS 12
 #define BYTES_STRIPS 2

@@ -7,6 +7,7 @@
 #define LANES 8
 #define ROWS_STRIPS 1
 #define ROWS_TOKENS 4
+#define ROWS_OWN 0
 #define PANEL_STRIPS 1
 #define PANEL_TOKENS 4
 #define BYTES_STRIPS 1

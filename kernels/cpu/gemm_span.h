@@ -3,6 +3,7 @@
  *
  *   LANES                        4 bytes of codes and an f32 each; 8 or 16: 1 or 2 rows of tiles
  *   ROWS_STRIPS, ROWS_TOKENS     vectors of rows x tokens in registers, straight from codes
+ *   ROWS_OWN                     whether that file has rows_some itself
  *   PANEL_STRIPS, PANEL_TOKENS   from a panel of f32
  *   BYTES_STRIPS, BYTES_TOKENS   from a panel of bytes
  *   PANEL_SIGNED                 whether those are signed: gemm_int8_span.h
@@ -263,6 +264,11 @@ INLINE int64_t task_rows(const nib_gemm_job *job, int64_t first)
 
 /* ---- straight from codes ---- */
 
+#if ROWS_OWN
+/* All columns' products of 1 .. ROWS_STRIPS strips with a group's tokens, to sums. */
+static void rows_some(const nib_gemm_job *job, const strip *s, int strips, int64_t tokens,
+                      const float *x, float *sums);
+#else
 INLINE void rows_strips(const nib_gemm_job *job, const strip *s, int strips, int tokens,
                         const float *x, float *sums)
 {
@@ -334,6 +340,7 @@ static void rows_some(const nib_gemm_job *job, const strip *s, int strips, int64
         }
     }
 }
+#endif
 
 static void rows(const nib_gemm_job *job, int64_t first, nib_gemm_scratch *scratch)
 {
