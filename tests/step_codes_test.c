@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/common/half.h"
 #include "nibble/step_codes.h"
 #include "tests/expect_status.h"
 #include "tests/steps_reference.h"
@@ -150,6 +151,49 @@ NIB_TEST(OnDeviceStepCodes, RandomShapes)
         s.off = next_random() % 2 ? 0 : next_random() % 9;
         s.of_half = next_random() % 2;
         check(&s);
+    }
+}
+
+/* Element i: v = about -2 hi .. 2 hi steps or half a step more, a neighbour of that, or special. */
+static void set_edge(const step_setting *s, step_case *c, int64_t i, float step)
+{
+    static const float special[] = { 0.0f, -0.0f, NAN, INFINITY, -INFINITY, 1e-45f, -1e-45f, 1e-39f,
+                                     3.40282347e38f, -3e38f };
+    const int span = 2 * (int)step_most(s->element) + 4, near = (int)(i % 3) - 1;
+    const double v = (double)(i / 6 % (2 * span) - span) + (i / 3 % 2 ? 0.5 : 0.0);
+    if (i % 17 == 16) {
+        nib_store_f32((int)s->dtype, c->x, i, special[i / 17 % 10]);
+        return;
+    }
+    nib_store_f32((int)s->dtype, c->x, i, (float)(v * (double)step));
+    if (s->dtype == NIB_F32) ((uint32_t *)c->x)[i] += (uint32_t)near;
+    else ((uint16_t *)c->x)[i] = (uint16_t)(((uint16_t *)c->x)[i] + near);
+}
+
+/* Every midpoint between two codes and its neighbours, all bounds, and what is special. */
+NIB_TEST(OnDeviceStepCodes, EveryEdgeOfRounding)
+{
+    static const int64_t groups[] = { 8, 40, 128, 264, 1 << 30 };
+    static const float   steps[] = { 1.0f, 0.1f, 0.0078125f, 1.1e-38f, 3e-45f, 2.6e36f };
+    const runner *list;
+    const int n = runners_open(&list);
+    random_state = 304;
+    for (int e = NIB_INT2; e <= NIB_INT8; e++) {
+        for (int i = 0; i < 18 && !nib_test_failed(); i++) {
+            const step_setting s = {
+                .element = (nib_step_element)e, .asymmetric = i / 3 % 2, .given = i < 12,
+                .rows = 2, .cols = 1567 + i, .ld_extra = i % 4, .group = groups[(e + i) % 5],
+                .dtype = (nib_dtype)(i % 3), .out_dtype = (nib_dtype)((i + e) % 3)
+            };
+            const float step = steps[(i / 3 + e) % 6];
+            step_case c;
+            step_case_fill(&s, &c);
+            for (int64_t k = 0; k < c.steps; k++) c.given[k] = step;
+            for (int64_t k = 0; k < s.rows * (s.cols + s.ld_extra); k++) set_edge(&s, &c, k, step);
+            step_case_solve(&s, &c);
+            for (int r = 0; r < n && !nib_test_failed(); r++) check_on(&list[r], &s, &c);
+            step_case_free(&c);
+        }
     }
 }
 

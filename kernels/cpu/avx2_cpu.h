@@ -28,6 +28,8 @@ nib_status nib_fake_steps_avx2(const nib_launch *launch, const nib_matrix *src,
                                const nib_step_request *request, const nib_matrix *dst);
 nib_status nib_quantize_steps_avx2(const nib_launch *launch, const nib_matrix *src,
                                    const nib_step_request *request, const nib_packed_steps *dst);
+nib_status nib_dequantize_steps_avx2(const nib_launch *launch, const nib_packed_steps *src,
+                                     const nib_step_request *request, const nib_matrix *dst);
 nib_status nib_fake_steps_backward_avx2(const nib_launch *launch, const nib_matrix *grad_out,
                                         const nib_matrix *src,
                                         const nib_step_request *request,

@@ -31,8 +31,8 @@ nib_status nib_fake_steps_backward_portable(const nib_launch *launch, const nib_
 nib_status nib_quantize_steps_portable(const nib_launch *launch, const nib_matrix *src,
                                        const nib_step_request *request,
                                        const nib_packed_steps *dst);
-nib_status nib_dequantize_steps_cpu(const nib_launch *launch, const nib_packed_steps *src,
-                                    const nib_step_request *request, const nib_matrix *dst);
+nib_status nib_dequantize_steps_portable(const nib_launch *launch, const nib_packed_steps *src,
+                                         const nib_step_request *request, const nib_matrix *dst);
 
 /* The index of the first of n steps that is not finite and > 0, or n. */
 int64_t nib_bad_step_cpu(const float *steps, int64_t n);

@@ -1,6 +1,63 @@
-/* steps_cpu.c: fake-quantization by f32 steps for the base instruction set. */
+/* steps_cpu.c: fake-quantization by f32 steps for the base instruction set, in plain C. */
 #include "portable_cpu.h"
 #include "steps_span.h"
+
+static inline void chunk_load(int dtype, const void *src, int n, float *x)
+{
+    load_block(dtype, src, n, x);
+}
+
+static inline nib_grid_range chunk_range(nib_grid_range r, int n, const float *x)
+{
+    for (int i = 0; i < n; i++) r = nib_grid_range_add(r, x[i]);
+    return r;
+}
+
+static inline void chunk_integers(nib_step step, int n, const float *x, float *y, float *v)
+{
+    const nib_grid g = { .floats = 0, .nan_value = 0.0f };
+    const int whole = (n + LANES - 1) / LANES * LANES;
+#pragma omp simd
+    for (int i = 0; i < whole; i++) {
+        y[i] = x[i] / step.s;
+        v[i] = nib_grid_nearest(&g, step, y[i]);
+    }
+}
+
+static inline void chunk_codes(int bits, const nib_grid *grid, float low, int n, const float *v,
+                               uint8_t *to)
+{
+    uint8_t code[STEP_CHUNK + 1];
+    for (int i = 0; i < n; i++) code[i] = (uint8_t)nib_step_code(grid, low, v[i]);
+    if (bits == 8) {
+        memcpy(to, code, (size_t)n);
+        return;
+    }
+    code[n] = 0;
+    for (int i = 0; i < n; i += 2) to[i / 2] = (uint8_t)((code[i] & 15) | code[i + 1] << 4);
+}
+
+static inline void chunk_values(int dtype, float s, int n, const float *v, void *to)
+{
+    for (int i = 0; i < n; i++) nib_store_f32(dtype, to, i, v[i] * s);
+}
+
+static inline void chunk_mask(nib_step step, int n, const float *y, uint8_t *mask)
+{
+    for (int i = 0; i < n; i += 8) {
+        uint32_t bits = 0;
+        for (int j = i; j < i + 8 && j < n; j++)
+            bits |= (uint32_t)!nib_grid_is_clamped(step, y[j]) << (j - i);
+        mask[i / 8] = (uint8_t)bits;
+    }
+}
+
+static inline void chunk_decode(int bits, nib_step step, int n, const uint8_t *codes, int dtype,
+                                void *to)
+{
+    for (int i = 0; i < n; i++)
+        nib_store_f32(dtype, to, i, (float)(nib_step_code_at(codes, bits, i) - step.z) * step.s);
+}
 
 nib_status nib_fake_steps_portable(const nib_launch *launch, const nib_matrix *src,
                                    const nib_step_request *request, const nib_matrix *dst)
@@ -23,25 +80,10 @@ nib_status nib_quantize_steps_portable(const nib_launch *launch, const nib_matri
     return step_codes_run(launch, src, request, dst);
 }
 
-nib_status nib_dequantize_steps_cpu(const nib_launch *launch, const nib_packed_steps *src,
-                                    const nib_step_request *request, const nib_matrix *dst)
+nib_status nib_dequantize_steps_portable(const nib_launch *launch, const nib_packed_steps *src,
+                                         const nib_step_request *request, const nib_matrix *dst)
 {
-    const nib_grid grid = nib_grid_of((int)request->element);
-    const int      bits = nib_step_code_bits((int)request->element);
-    const int64_t  groups = nib_ceil_div(src->cols, request->group);
-#pragma omp parallel for num_threads(steps_threads(launch, dst)) schedule(static)
-    for (int64_t i = 0; i < src->rows * groups; i++) {
-        const int64_t row = i / groups, col = i % groups * request->group;
-        const int64_t left = src->cols - col, n = left < request->group ? left : request->group;
-        const uint8_t *const codes = src->codes + row * src->ld_codes_bytes + col * bits / 8;
-        const nib_step step = nib_step_given(&grid, (int)request->rule, 1.0f, request->steps[i],
-                                             request->zeros ? request->zeros[i] : 0);
-        uint8_t *const to = nib_matrix_at(dst, row, col);
-        for (int64_t c = 0; c < n; c++)
-            nib_store_f32((int)dst->dtype, to, c,
-                          (float)(nib_step_code_at(codes, bits, c) - step.z) * step.s);
-    }
-    return NIB_OK;
+    return step_decode_run(launch, src, request, dst);
 }
 
 int64_t nib_bad_step_cpu(const float *steps, int64_t n)

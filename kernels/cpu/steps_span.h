@@ -1,5 +1,5 @@
-/* steps_span.h: fake-quantization by f32 steps in plain C. Compiled twice, for the base instruction
- * set (steps_cpu.c) and for AVX2 (steps_avx2.c).
+/* steps_span.h: fake-quantization by f32 steps, and codes of it. Compiled twice, for the base
+ * instruction set (steps_cpu.c) and for AVX2 (steps_avx2.c), which bring what is declared below.
  *
  * A matrix is cut into items of one row, by its shape alone: threads change nothing. An item is
  * worked on in chunks of one group, each read whole before any of it is written. */
@@ -17,6 +17,21 @@ static_assert(NIB_SR_F32 == (int)NIB_STEP_F32 && NIB_SR_E4M3 == (int)NIB_STEP_E4
               && NIB_SR_F16 == (int)NIB_STEP_F16, "step rules");
 
 enum { STEP_CHUNK = 128 };
+
+/* What an instruction set brings, of chunks of n elements, n <= STEP_CHUNK. Arrays of floats have
+ * room for whole units of LANES; those in chunk_load's x behind n are 0. */
+static inline void chunk_load(int dtype, const void *src, int n, float *x);
+static inline nib_grid_range chunk_range(nib_grid_range r, int n, const float *x);
+/* y = x / s and v of integers. */
+static inline void chunk_integers(nib_step step, int n, const float *x, float *y, float *v);
+/* Codes of v, to where the first of them lies; low: the step's. */
+static inline void chunk_codes(int bits, const nib_grid *grid, float low, int n, const float *v,
+                               uint8_t *to);
+static inline void chunk_values(int dtype, float s, int n, const float *v, void *to);
+static inline void chunk_mask(nib_step step, int n, const float *y, uint8_t *mask);
+/* Values of stored codes. */
+static inline void chunk_decode(int bits, nib_step step, int n, const uint8_t *codes, int dtype,
+                                void *to);
 
 typedef struct step_job {
     nib_grid                grid;
@@ -36,8 +51,8 @@ static inline nib_grid_range range_of(const step_job *job, int64_t row, int64_t 
     for (int64_t c = col; c < end; c += STEP_CHUNK) {
         const int n = (int)(end - c < STEP_CHUNK ? end - c : STEP_CHUNK);
         float x[STEP_CHUNK];
-        load_block((int)job->src->dtype, nib_matrix_at(job->src, row, c), n, x);
-        for (int i = 0; i < n; i++) r = nib_grid_range_add(r, x[i]);
+        chunk_load((int)job->src->dtype, nib_matrix_at(job->src, row, c), n, x);
+        r = chunk_range(r, n, x);
     }
     return r;
 }
@@ -66,13 +81,12 @@ static inline void store_step(const nib_step_request *r, int64_t i, nib_step ste
     if (r->zeros_out) r->zeros_out[i] = (int8_t)step.z;
 }
 
-/* y = x / s and v of n elements. floats: the grid's, which the compiler may know. */
-static inline __attribute__((always_inline)) void nearest_of(const nib_grid *grid, int floats,
-                                                             nib_step step, int n, const float *x,
-                                                             float *y, float *v)
+/* y = x / s and v of n elements of a float. */
+static inline void nearest_floats(const nib_grid *grid, nib_step step, int n, const float *x,
+                                  float *y, float *v)
 {
     nib_grid g = *grid;
-    g.floats = floats;
+    g.floats = 1; /* which the compiler now knows */
     const int whole = (n + LANES - 1) / LANES * LANES;
 #pragma omp simd
     for (int i = 0; i < whole; i++) {
@@ -86,9 +100,9 @@ static inline void chunk_of(const step_job *job, nib_step step, int64_t row, int
                             float *y, float *v)
 {
     float x[STEP_CHUNK];
-    load_block((int)job->src->dtype, nib_matrix_at(job->src, row, col), n, x);
-    if (job->grid.floats) nearest_of(&job->grid, 1, step, n, x, y, v);
-    else nearest_of(&job->grid, 0, step, n, x, y, v);
+    chunk_load((int)job->src->dtype, nib_matrix_at(job->src, row, col), n, x);
+    if (job->grid.floats) nearest_floats(&job->grid, step, n, x, y, v);
+    else chunk_integers(step, n, x, y, v);
 }
 
 static inline void passes_of(nib_step step, const float *y, int n, uint8_t *passes)
@@ -101,18 +115,9 @@ static inline void values_of(const step_job *job, nib_step step, int64_t row, in
     const nib_step_request *r = job->request;
     const nib_matrix *dst = job->fake.dst;
     float y[STEP_CHUNK], v[STEP_CHUNK];
-    uint8_t passes[STEP_CHUNK];
     chunk_of(job, step, row, col, n, y, v);
-    uint8_t *to = nib_matrix_at(dst, row, col);
-    for (int i = 0; i < n; i++) nib_store_f32((int)dst->dtype, to, i, v[i] * step.s);
-    if (!r->mask) return;
-    passes_of(step, y, n, passes);
-    uint8_t *mask = r->mask + row * r->ld_mask_bytes + col / 8;
-    for (int i = 0; i < n; i += 8) {
-        uint32_t bits = 0;
-        for (int j = i; j < i + 8 && j < n; j++) bits |= (uint32_t)passes[j] << (j - i);
-        mask[i / 8] = (uint8_t)bits;
-    }
+    chunk_values((int)dst->dtype, step.s, n, v, nib_matrix_at(dst, row, col));
+    if (r->mask) chunk_mask(step, n, y, r->mask + row * r->ld_mask_bytes + col / 8);
 }
 
 /* Codes of n elements from a column on that is a multiple of 8. */
@@ -120,17 +125,10 @@ static inline void codes_of(const step_job *job, nib_step step, int64_t row, int
 {
     const nib_packed_steps *const p = job->packed;
     const int bits = nib_step_code_bits((int)p->element);
-    uint8_t *const to = p->codes + row * p->ld_codes_bytes + col * bits / 8;
     float y[STEP_CHUNK], v[STEP_CHUNK];
-    uint8_t code[STEP_CHUNK + 1];
     chunk_of(job, step, row, col, n, y, v);
-    for (int i = 0; i < n; i++) code[i] = (uint8_t)nib_step_code(&job->grid, step.low, v[i]);
-    if (bits == 8) {
-        memcpy(to, code, (size_t)n);
-        return;
-    }
-    code[n] = 0;
-    for (int i = 0; i < n; i += 2) to[i / 2] = (uint8_t)((code[i] & 15) | code[i + 1] << 4);
+    chunk_codes(bits, &job->grid, step.low, n, v,
+                p->codes + row * p->ld_codes_bytes + col * bits / 8);
 }
 
 static inline void clamps_of(const step_job *job, nib_step step, int64_t row, int64_t col, int n)
@@ -263,6 +261,27 @@ static inline nib_status steps_over_pieces(const nib_launch *launch, step_job *j
     if (!job->sums) return NIB_OK;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < steps; i++) sum_pieces(job, i, each);
+    return NIB_OK;
+}
+
+/* Values of codes, a group at a time. */
+static inline nib_status step_decode_run(const nib_launch *launch, const nib_packed_steps *src,
+                                         const nib_step_request *request, const nib_matrix *dst)
+{
+    const nib_grid grid = nib_grid_of((int)request->element);
+    const int      bits = nib_step_code_bits((int)request->element);
+    const int64_t  groups = nib_ceil_div(src->cols, request->group);
+#pragma omp parallel for num_threads(steps_threads(launch, dst)) schedule(static)
+    for (int64_t i = 0; i < src->rows * groups; i++) {
+        const int64_t row = i / groups, col = i % groups * request->group;
+        const int64_t end = src->cols - col < request->group ? src->cols : col + request->group;
+        const uint8_t *const codes = src->codes + row * src->ld_codes_bytes;
+        const nib_step step = nib_step_given(&grid, (int)request->rule, 1.0f, request->steps[i],
+                                             request->zeros ? request->zeros[i] : 0);
+        for (int64_t c = col; c < end; c += STEP_CHUNK)
+            chunk_decode(bits, step, (int)(end - c < STEP_CHUNK ? end - c : STEP_CHUNK),
+                         codes + c * bits / 8, (int)dst->dtype, nib_matrix_at(dst, row, c));
+    }
     return NIB_OK;
 }
 
