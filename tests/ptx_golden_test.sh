@@ -30,7 +30,10 @@ for arch in ${PTX_ARCHS:-80 89 90a 100f 120f 120}; do
     fi
     while IFS= read -r want; do
         times_wanted=1
-        if [[ $want =~ ^([0-9]+)(f?)\ (.*)$ ]]; then # from that target on
+        if [[ $want =~ ^([0-9]+a)\ (.*)$ ]]; then # that target alone
+            want=${BASH_REMATCH[2]}
+            [ "$arch" = "${BASH_REMATCH[1]}" ] || times_wanted=0
+        elif [[ $want =~ ^([0-9]+)(f?)\ (.*)$ ]]; then # from that target on
             want=${BASH_REMATCH[3]}
             [ "${arch%[af]}" -ge "${BASH_REMATCH[1]}" ] || times_wanted=0
             [ -z "${BASH_REMATCH[2]}" ] || [[ $arch = *[af] ]] || times_wanted=0

@@ -39,6 +39,7 @@ static void land(std::vector<Copy> *group)
             group->pop_back();
             memcpy(c.dst, c.src, c.from_src);
             memset((char *)c.dst + c.from_src, 0, c.bytes - c.from_src);
+            landed_in_shared(c.dst, c.bytes);
         }
         if (c.from_src) saw_read(c.src, c.from_src);
         saw_write(c.dst, c.bytes);

@@ -87,6 +87,7 @@ static void run_thread()
         if (!self->open.empty() || !self->groups.empty()) {
             fail("the thread ends with a cp.async in flight");
         }
+        if (wgmma_in_flight(*self)) fail("the thread ends with a wgmma in flight");
         self->state = State::done;
         block->live--;
         block->warps[self->warp].alive &= ~(1u << self->lane);
@@ -161,7 +162,7 @@ static void enter(unsigned rank)
 static std::string deadlock()
 {
     static const char *const names[] = { "no place", "ready", "a barrier", "a warp operation",
-                                         "an mbarrier", "done" };
+                                         "an mbarrier", "a wgmma", "done" };
     std::string who;
     int places = 0;
     const Thread *last = nullptr;
@@ -235,6 +236,8 @@ static void start_threads(dim3 size)
         t.rank = i;
         t.lane = i % 32;
         t.warp = i / 32;
+        t.landed.clear();
+        t.wgmma.reset();
         t.index = { i % size.x, i / size.x % size.y, i / (size.x * size.y) };
         block->warps[t.warp].alive |= 1u << t.lane;
         block->ready.push_back(i);
@@ -272,6 +275,8 @@ static void clear_block(std::unique_ptr<Block> *storage)
     for (Barrier &b : block->barriers) b = Barrier();
     block->shared.clear();
     block->mbarriers.clear();
+    block->warpgroups.clear();
+    block->unfenced.clear();
     block->ready.clear();
     block->static_bytes = 0;
 }

@@ -10,6 +10,7 @@
 
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -24,13 +25,16 @@ struct Fiber {
     void *fake_stack = nullptr; /* the address sanitizer's */
 };
 
-enum class State { fresh, ready, in_barrier, in_warp, in_mbarrier, done };
+enum class State { fresh, ready, in_barrier, in_warp, in_mbarrier, in_wgmma, done };
 
 struct Copy { /* one cp.async that has not landed */
     void       *dst;
     const void *src;
     unsigned    bytes, from_src; /* the rest becomes zero */
 };
+
+struct WgmmaThread; /* emu_wgmma.cc */
+struct WgmmaProduct;
 
 struct Thread {
     Fiber       fiber;
@@ -43,6 +47,8 @@ struct Thread {
     int         line = 0;
     std::vector<Copy>              open;   /* issued, in no group yet */
     std::vector<std::vector<Copy>> groups; /* committed, oldest first */
+    std::shared_ptr<WgmmaThread>   wgmma;
+    std::vector<std::pair<size_t, size_t>> landed; /* copies since its last proxy fence: words */
 };
 
 /* Lanes of one mask on their way to one collective. */
@@ -78,6 +84,11 @@ struct MBarrier {
     char                  order[2];
 };
 
+struct Warpgroup {
+    std::deque<std::shared_ptr<WgmmaProduct>> begun; /* by some of its threads, not by all */
+    size_t                                    complete = 0; /* how many came before these */
+};
+
 struct Variable { /* of shared memory */
     const void *key;
     void       *data;
@@ -94,6 +105,8 @@ struct Block {
     Barrier                      barriers[barriers_per_block];
     std::deque<MBarrier>         mbarriers;
     std::vector<Variable>        shared;
+    std::vector<Warpgroup>       warpgroups;
+    std::vector<uint16_t>        unfenced; /* words of dynamic memory; emu_wgmma.cc */
     unsigned char               *dynamic = nullptr;
     size_t                       dynamic_bytes = 0, static_bytes = 0, shared_limit = 0;
     size_t                       first_slot = 0;
@@ -130,6 +143,13 @@ void poison(void *data, size_t bytes);
 
 /* fail unless [p, p + bytes) is shared memory of the running block, aligned to bytes. */
 void need_shared(const void *p, size_t bytes, const char *what, const char *file, int line);
+
+/* As need_shared, by the address that shared_address gave (emu_ptx.h). */
+void *shared_pointer(uint32_t address, size_t bytes, const char *what, const char *file, int line);
+
+/* A cp.async of the running thread has landed here. */
+void landed_in_shared(const void *dst, size_t bytes);
+bool wgmma_in_flight(const Thread &t);
 
 /* Every lane of mask brings in; the last to come computes all lanes' out through combine, which
  * sees in[lane] and out[lane] as arrays of lane_bytes. Lanes that a mask names must all come, to

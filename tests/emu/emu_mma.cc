@@ -70,24 +70,28 @@ static const float *f16_values()
     return values.data();
 }
 
-static float value_of(Mma kind, const float *table, uint32_t pair, int half)
+float value_of_16(Mma kind, uint16_t bits)
 {
-    const uint16_t bits = (uint16_t)(pair >> (16 * half));
+    static const float *const table = f16_values();
     return kind == Mma::bf16_f32 ? nib_bf16_to_f32(bits) : table[bits];
+}
+
+static float value_of(Mma kind, uint32_t pair, int half)
+{
+    return value_of_16(kind, (uint16_t)(pair >> (16 * half)));
 }
 
 static void multiply(Mma kind, const MmaIn *in, float (*c)[8])
 {
-    const float *table = f16_values();
     float a[16][16], b[16][8];
     for (int lane = 0; lane < 32; lane++) {
         const int g = lane / 4, q = 2 * (lane % 4);
         for (int h = 0; h < 2; h++) {
             for (int i = 0; i < 4; i++) {
-                a[g + 8 * (i & 1)][q + 8 * (i >> 1) + h] = value_of(kind, table, in[lane].a[i], h);
+                a[g + 8 * (i & 1)][q + 8 * (i >> 1) + h] = value_of(kind, in[lane].a[i], h);
             }
             for (int i = 0; i < 2; i++) {
-                b[q + 8 * i + h][g] = value_of(kind, table, in[lane].b[i], h);
+                b[q + 8 * i + h][g] = value_of(kind, in[lane].b[i], h);
             }
         }
     }

@@ -15,6 +15,13 @@ void load_matrix(uint32_t *regs, int matrices, bool transposed, const void *row,
                  int line);
 enum class Mma { f16_f32, bf16_f32, f16_f16 };
 void mma(Mma kind, void *d, const uint32_t *a, const uint32_t *b, const char *file, int line);
+float value_of_16(Mma kind, uint16_t bits);
+uint32_t shared_address(const void *p);
+void fence_proxy(const char *file, int line);
+void wgmma_fence(const char *file, int line);
+void wgmma_commit(const char *file, int line);
+void wgmma_wait(size_t groups_left, const char *file, int line);
+void wgmma(Mma kind, float *d, const uint32_t *a, uint64_t b, const char *file, int line);
 void barrier(int id, unsigned threads, const char *file, int line);
 void mbarrier_init(uint64_t *bar, unsigned count, const char *file, int line);
 void mbarrier_arrive(uint64_t *bar, const char *file, int line);
@@ -22,7 +29,12 @@ void mbarrier_wait(uint64_t *bar, unsigned parity, const char *file, int line);
 void bad_barrier(int id, unsigned threads, const char *file, int line);
 } // namespace nib_emu
 
+#define NIB_HAS_WGMMA (NIB_EMU_ARCH < 100)
+
 namespace nib_ptx {
+
+/* Of dynamic shared memory alone, from 1024 on, as without static memory on a GPU. */
+inline uint32_t shared_address(const void *p) { return nib_emu::shared_address(p); }
 
 template <int bytes>
 void cp_async(void *smem_wr, const void *gmem_rd, bool valid = true, NIB_EMU_AT)
@@ -53,6 +65,19 @@ inline void mma_f16_f16(uint32_t (&d)[2], const uint32_t (&a)[4], const uint32_t
                         NIB_EMU_AT)
 {
     nib_emu::mma(nib_emu::Mma::f16_f16, d, a, b, file, line);
+}
+
+inline void wgmma_fence(NIB_EMU_AT) { nib_emu::wgmma_fence(file, line); }
+inline void wgmma_commit(NIB_EMU_AT) { nib_emu::wgmma_commit(file, line); }
+template <int groups> void wgmma_wait(NIB_EMU_AT) { nib_emu::wgmma_wait(groups, file, line); }
+inline void fence_proxy_async(NIB_EMU_AT) { nib_emu::fence_proxy(file, line); }
+inline void wgmma_f16_f32(float (&d)[64], const uint32_t (&a)[4], uint64_t b, NIB_EMU_AT)
+{
+    nib_emu::wgmma(nib_emu::Mma::f16_f32, d, a, b, file, line);
+}
+inline void wgmma_bf16_f32(float (&d)[64], const uint32_t (&a)[4], uint64_t b, NIB_EMU_AT)
+{
+    nib_emu::wgmma(nib_emu::Mma::bf16_f32, d, a, b, file, line);
 }
 
 inline void bar_sync(int id, int threads, NIB_EMU_AT)

@@ -37,6 +37,25 @@ static bool within(const void *p, size_t bytes, const void *data, size_t size)
     return data && a >= b && a - b <= size && bytes <= size - (a - b);
 }
 
+static const uint32_t dynamic_at = 1024; /* address of the dynamic memory's first byte */
+
+uint32_t shared_address(const void *p)
+{
+    Unseen unseen;
+    if (!within(p, 1, block->dynamic, block->dynamic_bytes))
+        fail("shared_address: not of dynamic shared memory");
+    return dynamic_at + (uint32_t)((const unsigned char *)p - block->dynamic);
+}
+
+void *shared_pointer(uint32_t address, size_t bytes, const char *what, const char *file, int line)
+{
+    if (address < dynamic_at || address - dynamic_at + bytes > block->dynamic_bytes) {
+        fail("%s at %s:%d: %zu bytes at %#x, outside of dynamic shared memory", what, file, line,
+             bytes, address);
+    }
+    return block->dynamic + (address - dynamic_at);
+}
+
 void need_shared(const void *p, size_t bytes, const char *what, const char *file, int line)
 {
     if ((uintptr_t)p % bytes) {

@@ -54,7 +54,7 @@ $(eval $(call emulated_target,100,100))
 
 # Without the library's kernels: emu_bugs_test.sh builds it again for each sanitizer.
 EMU_OWN   := $(patsubst %,tests/emu/%_emu_test.cu,async atomic capture convert device fault matrix \
-               stream warp) tests/emu/seeded_kernels.cu
+               stream warp wgmma) tests/emu/seeded_kernels.cu
 $(BUILD)/tests/emulator: $(patsubst %,$(BUILD)/emulated/%.o,$(EMU_OWN) tests/emu/emu_arch.cc) \
                          $(call obj,$(EMU_ANY) tests/shim.cc)
 	$(Q)$(CXX) $(ALL_CXXFLAGS) $(LDFLAGS) -fopenmp -o $@ $^ -lgtest -lgtest_main -lpthread

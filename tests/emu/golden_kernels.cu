@@ -1,6 +1,7 @@
 /* golden_kernels.cu: one kernel for each wrapper of ptx.cuh, named for it, so that the PTX of each
  * can be read by itself; see ptx_golden_test.sh. "want" gives what must stand in it; "want 100f",
- * on targets from that one on, with an f only those of a family or one architecture. */
+ * on targets from that one on, with an f only those of a family or one architecture; "want 90a", on
+ * that one alone. */
 #include "kernels/cuda/ptx.cuh"
 
 #define SHARED_AND_LANE                                            \
@@ -51,6 +52,26 @@ LDMATRIX(x4_trans, 4, true)
 MMA(f16_f32, float, 4)    /* want mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 */
 MMA(bf16_f32, float, 4)   /* want mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 */
 MMA(f16_f16, uint32_t, 2) /* want mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 */
+
+/* want 90a wgmma.fence.sync.aligned */
+__global__ void golden_wgmma_fence() { nib_ptx::wgmma_fence(); }
+/* want 90a wgmma.commit_group.sync.aligned */
+__global__ void golden_wgmma_commit() { nib_ptx::wgmma_commit(); }
+/* want 90a wgmma.wait_group.sync.aligned 1 */
+__global__ void golden_wgmma_wait() { nib_ptx::wgmma_wait<1>(); }
+/* want 90a fence.proxy.async.shared::cta */
+__global__ void golden_fence_proxy_async() { nib_ptx::fence_proxy_async(); }
+
+#define WGMMA(name)                                                                       \
+    __global__ void golden_wgmma_##name(const uint32_t *in, float *out, uint64_t desc)    \
+    {                                                                                     \
+        const uint32_t a[4] = { in[0], in[1], in[2], in[3] };                             \
+        float d[64] = {};                                                                 \
+        nib_ptx::wgmma_##name(d, a, desc);                                                \
+        for (int i = 0; i < 64; i++) out[i * 128 + threadIdx.x] = d[i];                   \
+    }
+WGMMA(f16_f32)  /* want 90a wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {%, %, %, %, */
+WGMMA(bf16_f32) /* want 90a wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%, %, %, %, */
 
 /* want bar.sync %, % */
 __global__ void golden_bar_sync(int id) { nib_ptx::bar_sync(id, 64); }
