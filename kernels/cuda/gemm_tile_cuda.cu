@@ -13,14 +13,12 @@
  * takes from L2 for its products is near its least (gemm_tune.h). A token's sum is that of the even
  * tiles plus that of the odd ones (that of all), for any tokens. K may be cut for several CTAs too
  * (job.splits). No CTA waits for another. */
-#include "gemm_floor.cuh"
-#include "gemm_tune.h"
+#include "gemm_cta.cuh"
 
 namespace {
 
-constexpr int STRIPES = NIB_GEMM_TILE_STRIPES, ROWS = STRIPES * NIB_GEMM_TILE; /* of a CTA */
-constexpr int STEP = 2, THREADS = 256; /* tiles a step, along K */
-constexpr int RED_LD = ROWS + 4; /* floats from a token to the next: 2 * 260 = 8 banks apart */
+constexpr int STRIPES = GEMM_STRIPES, ROWS = GEMM_ROWS, STEP = GEMM_STEP, THREADS = GEMM_THREADS;
+constexpr int RED_LD = GEMM_SUM_LD;
 
 template <bool f16_sums, int tokens> struct Shape {
     static constexpr int row_tiles = f16_sums ? 2 : 4, token_tiles = tokens / 8;
@@ -34,20 +32,14 @@ template <bool f16_sums, int tokens> struct Shape {
  *               row tiles exchanged
  * scales        [stripe][tile][256 bytes]
  * so that 8 lanes that read 16 bytes each are in different banks, and 8 that write them too. */
-constexpr int X_ROW = STEP * NIB_GEMM_TILE * 2, SCALE_SLOT = 256;
+constexpr int X_ROW = STEP * NIB_GEMM_TILE * 2, SCALE_SLOT = GEMM_SCALE_SLOT;
 
 template <int tokens> constexpr int codes_at = tokens * X_ROW;
-template <int tokens>
-constexpr int scales_at = codes_at<tokens> + STRIPES * STEP * NIB_GEMM_CODE_BYTES;
-template <int tokens> constexpr int step_bytes = scales_at<tokens> + STRIPES * STEP * SCALE_SLOT;
+template <int tokens> constexpr int scales_at = codes_at<tokens> + GEMM_STEP_CODE_BYTES;
+template <int tokens> constexpr int step_bytes = scales_at<tokens> + GEMM_STEP_SCALE_BYTES;
 
 static_assert(2 * step_bytes<32> >= 32 * RED_LD * 4 && 2 * step_bytes<64> >= 64 * RED_LD * 4,
               "the sums of a CTA take its steps' memory");
-
-__device__ __forceinline__ int scale_bytes(const GemmJob &job) /* without a division */
-{
-    return job.block == 16 ? nib_gemm_scale_tile_bytes(16) : nib_gemm_scale_tile_bytes(32);
-}
 
 /* A thread's part of the copies: from where, and what is left. */
 struct Copies {
@@ -68,7 +60,7 @@ __device__ __forceinline__ Copies copies_of(const GemmJob &job, int64_t m0, int6
     from.x = job.a + (m0 + row) * job.a_ld + begin + 8 * chunk;
     from.codes = job.codes + tile * NIB_GEMM_CODE_BYTES + tid * 16; /* of tile tid / 128 */
     from.scales = job.scales + chunk * 16 /* 16 threads a tile */
-                + (tile + row / STEP * job.ld_tiles + row % STEP) * scale_bytes(job);
+                + (tile + row / STEP * job.ld_tiles + row % STEP) * gemm_scale_bytes(job);
     from.tokens = (int)(job.m - m0 < tokens ? job.m - m0 : tokens) - row;
     from.stripes = (int)(job.stripes - stripe0 < STRIPES ? job.stripes - stripe0 : STRIPES);
     from.chunks = (int)((end - begin) / 8) - chunk;
@@ -100,13 +92,13 @@ __device__ __forceinline__ void copy_step(const GemmJob &job, Copies *from, unsi
                               from->codes + i * job.ld_tiles * NIB_GEMM_CODE_BYTES,
                               i < from->stripes && u < from->tiles + STEP);
     }
-    if (row < STRIPES * STEP && tid % 16 * 16 < scale_bytes(job)) {
+    if (row < STRIPES * STEP && tid % 16 * 16 < gemm_scale_bytes(job)) {
         nib_ptx::cp_async<16>(to + scales_at<tokens> + tid * 16, from->scales,
                               row / STEP < from->stripes && row % STEP < from->tiles + STEP);
     }
     from->x += STEP * NIB_GEMM_TILE;
     from->codes += STEP * NIB_GEMM_CODE_BYTES;
-    from->scales += STEP * scale_bytes(job);
+    from->scales += STEP * gemm_scale_bytes(job);
     from->chunks -= STEP * NIB_GEMM_TILE / 8;
 }
 
@@ -260,48 +252,6 @@ __device__ __forceinline__ void gather(const Sums<Kind, S> &s, const Place &at, 
     }
 }
 
-template <int tokens>
-__device__ __forceinline__ void write_partials(const GemmJob &job, const float *red, int64_t m0,
-                                               int64_t n0)
-{
-    for (int i = (int)threadIdx.x; i < tokens * (ROWS / 4); i += THREADS) {
-        const int     token = i / (ROWS / 4), r = i % (ROWS / 4) * 4;
-        const int64_t m = m0 + token, n = n0 + r;
-        if (m >= job.m || n >= job.n) continue;
-        float *const to = job.partials + (blockIdx.y * job.m + m) * job.partial_ld + n;
-        *(float4 *)to = *(const float4 *)(red + token * RED_LD + r);
-    }
-}
-
-/* Elements in place of their sums (gated: of the gates'), neighbours by neighbouring lanes; then D
- * in runs of 8, of which each lies within D or without. */
-template <int tokens>
-__device__ __forceinline__ void write_d(const GemmJob &job, float *red, int64_t m0, int64_t n0)
-{
-    const int   columns = job.gated ? ROWS / 2 : ROWS, log2 = job.gated ? 7 : 8;
-    const float scale = gemm_factor(job);
-    NIB_NO_UNROLL
-    for (int i = (int)threadIdx.x; i < tokens * columns; i += THREADS) {
-        const int     token = i >> log2, c = i & (columns - 1);
-        const int     r = job.gated ? c / 8 * 16 + c % 8 : c;
-        const int64_t m = m0 + token;
-        int64_t       column;
-        if (m >= job.m || !gemm_is_column(job, n0 + r, &column)) continue;
-        float *const at = red + token * RED_LD + r;
-        *at = gemm_value(job, scale, m, column, at[0], job.gated ? at[8] : 0.0f);
-    }
-    __syncthreads();
-    NIB_NO_UNROLL
-    for (int i = (int)threadIdx.x; i < tokens * columns / 8; i += THREADS) {
-        const int     token = i >> (log2 - 3), c = (i & (columns / 8 - 1)) * 8;
-        const int     r = job.gated ? c * 2 : c;
-        const int64_t m = m0 + token;
-        int64_t       column;
-        if (m >= job.m || !gemm_is_column(job, n0 + r, &column)) continue;
-        gemm_store_8(job.d_dtype, job.d, m * job.d_ld + column, red + token * RED_LD + r);
-    }
-}
-
 /* ---- kernels ---- */
 
 /* Steps of this CTA's share of K, each after a barrier that says that it is there and that the
@@ -367,8 +317,8 @@ gemm_tile(const GemmJob job, int stages)
         float *const  red = (float *)smem;
         const int64_t m0 = block_m * (int64_t)tokens, n0 = block_n * (int64_t)ROWS;
         gather(s, at, red);
-        if (job.splits > 1) write_partials<tokens>(job, red, m0, n0);
-        else write_d<tokens>(job, red, m0, n0);
+        if (job.splits > 1) gemm_write_partials<tokens>(job, red, m0, n0);
+        else gemm_write_d<tokens>(job, red, m0, n0);
     } else {
         gemm_no_image(), (void)job, (void)stages, (void)smem;
     }
