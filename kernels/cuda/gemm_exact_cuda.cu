@@ -207,7 +207,7 @@ void prepare(Run *r, const nib_gemm_request *q, bool trivial)
     LtProduct &l = r->product;
     l.a_dtype = o->a_dtype, l.d_dtype = r->direct ? o->d_dtype : NIB_F32;
     l.transposed = !p.backward;
-    l.a_ld = q->a->ld_elems, l.w_ld = p.to_ld, l.d_ld = q->d->ld_elems;
+    l.a_ld = r->job.a_ld, l.w_ld = p.to_ld, l.d_ld = r->job.d_ld; /* not q's: see job_of */
     l.w = p.to;
     l.factor = r->direct ? r->job.factor : 1.0f;
     if (r->direct && (r->job.alpha || r->job.tensor_scale))

@@ -84,6 +84,7 @@ typedef struct nib_emu_product {
     int32_t     compute; /* cublasComputeType_t's number */
     int32_t     schemes; /* by which its sums may be cut into parts */
     const void *d;
+    int64_t     a_ld, d_ld;
 } nib_emu_product;
 
 /* Copies the n-th, from 0, in the order of their calls; returns how many there were. */

@@ -291,7 +291,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     if (!may_load()) return CUBLAS_STATUS_EXECUTION_FAILED;
     products.push_back({ (int64_t)w.d.cols, (int64_t)w.d.rows, (int64_t)k, op.transposed != 0,
                          (int32_t)w.a.type, (int32_t)w.d.type, on_device, workspace,
-                         workspace_bytes, (int32_t)op.compute, (int32_t)chosen.schemes, D });
+                         workspace_bytes, (int32_t)op.compute, (int32_t)chosen.schemes, D,
+                         (int64_t)w.b.ld, (int64_t)w.d.ld });
     return enqueue(stream, [w] { return multiply(w); }) == cudaSuccess
         ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }

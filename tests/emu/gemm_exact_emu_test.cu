@@ -284,7 +284,6 @@ NIB_TEST(CudaGemmExact, SaysWhatItLacks)
 }
 
 #if NIB_ON_EMULATOR
-
 /* ---- what cublasLt is asked for ---- */
 
 NIB_TEST(CudaGemmExact, CublasLtWritesDWhereItCan)
@@ -312,6 +311,28 @@ NIB_TEST(CudaGemmExact, CublasLtWritesDWhereItCan)
         EXPECT(p.workspace_bytes == (size_t)(NIB_EMU_ARCH >= 90 ? NIB_GEMM_LT_WORKSPACE_SM90
                                                                : NIB_GEMM_LT_WORKSPACE),
                "%zu", (size_t)p.workspace_bytes);
+    }
+}
+
+/* A single row's ld says nothing: cublasLt hears of none that is odd, or beyond what it takes. */
+NIB_TEST(CudaGemmExact, TheLdOfASingleRowIsNotRead)
+{
+    for (const bool backward : { false, true }) {
+        Case c;
+        c.m = 1, c.backward = backward;
+        const Inputs    in = inputs_of(c, 1);
+        Product         product(c, in);
+        Device<uint8_t> workspace(product.need);
+        nib_emu_product p;
+        nib_launch      launch = {};
+        launch.workspace = (uint8_t *)workspace;
+        product.a_matrix.ld_elems = ((int64_t)1 << 40) + 1, product.d_matrix.ld_elems = 1001;
+        const nib_status status = product.run(launch);
+        EXPECT_CUDA(cudaDeviceSynchronize());
+        check(c, in, { product.written(), status, "", 0 });
+        (void)nib_emu_cublaslt_product(nib_emu_cublaslt_product(-1, &p) - 1, &p);
+        EXPECT(p.a_ld == product.a_matrix.cols && p.d_ld == in.d_cols, "%lld, %lld",
+               (long long)p.a_ld, (long long)p.d_ld);
     }
 }
 
