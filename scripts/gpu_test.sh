@@ -6,7 +6,8 @@
 # build: for this machine's GPU, or for CUDA_ARCHS. test: every test of kernels, compiled by nvcc,
 # and the C suite on the CUDA backend. sanitize: both under compute-sanitizer's tools, of SANITIZERS
 # (memcheck racecheck initcheck synccheck). Exit status 77: something is missing, which the last
-# line names; else 1 if a test failed, and the last line counts them.
+# line names; else 1 if a test failed, and the last line counts them. Before it, why tests were
+# skipped: a machine without cublasLt or cuSOLVER tests no exact products, Hessians or GPTQ.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 BUILD=${BUILD:-build}
@@ -39,7 +40,7 @@ build() {
         CUDA_A="$cuda/libnibble_cuda.a" CUDART="-L$libdir -lcudart_static -lrt" >/dev/null
 }
 
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 logs=()
 # count NAME COMMAND...: the lines of a test program; a crash is one more failure.
 count() {
     local name=$1 log=$plain/$1.txt status=0 ok bad skip start=$SECONDS
@@ -50,6 +51,7 @@ count() {
     skip=$(grep -cE '\[  SKIPPED \] .* \([0-9]+ ms\)$' "$log")
     [ $status = 0 ] || [ "$bad" != 0 ] || bad=1
     [ $((ok + bad + skip)) != 0 ] || bad=1
+    logs+=("$log")
     passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
     echo "$name: $ok passed, $bad failed, $skip skipped, $((SECONDS - start)) s, exit $status: $log"
     [ "$bad" = 0 ] || grep -nE 'Failure|FAILED|ERROR SUMMARY|=========' -A 3 "$log" |
@@ -77,7 +79,13 @@ sanitizer_works() {
     "$sanitizer" --tool memcheck "$plain/tests/gpu" --gtest_filter='EmuWarp.Reductions' >"$log" 2>&1
     grep -q 'ERROR SUMMARY: 0 errors' "$log"
 }
+# The reasons that tests gave, and how many each.
+why_skipped() {
+    awk '/: Skipped$/ { if (getline > 0) n[$0]++ }
+         END { for (why in n) printf "%5d skipped: %s\n", n[why], why }' "${logs[@]}" | sort -rn
+}
 done_counting() {
+    [ $skipped = 0 ] || why_skipped
     echo "$passed passed, $failed failed, $skipped skipped"
     [ $failed = 0 ]
 }
