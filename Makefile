@@ -29,7 +29,7 @@ Q        := $(if $(filter 1,$(V)),,@)
 VERSION  := $(shell awk '/define NIB_VERSION_/ {v = v s $$3; s = "."} END {print v}' \
               include/nibble/version.h)
 SONAME   := libnibble.so.$(firstword $(subst ., ,$(VERSION)))
-COMMIT   := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+COMMIT   := $(or $(NIB_COMMIT),$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown))
 PROCESSOR := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine 2>/dev/null)))
 
 # WERROR= builds on with a compiler that warns of more than those that the tests use. Some warnings

@@ -15,12 +15,13 @@ CXX    := g++
 BUILD  := build/plain
 STATIC :=
 OPT    := -O2 -g
-COMMON := $(OPT) -ffp-contract=off -Wall -Wextra -Werror -I. -Iinclude -MMD -MP -D_GNU_SOURCE \
+WERROR := -Werror
+COMMON := $(OPT) -ffp-contract=off -Wall -Wextra $(WERROR) -I. -Iinclude -MMD -MP -D_GNU_SOURCE \
           -DNIB_BUILD_DIR='"$(BUILD)"'
 FLAGS  := -std=c11 -fopenmp -Wconversion -Wshadow $(COMMON)
 EMU_FLAGS := -std=c++17 -Itests/emu/include $(COMMON)
 EMU_OPT   := -O1 -g1
-NVCCFLAGS := -std=c++17 -O2 -fmad=false -I. -Iinclude -Werror all-warnings \
+NVCCFLAGS := -std=c++17 -O2 -fmad=false -I. -Iinclude $(if $(WERROR),-Werror all-warnings) \
              $(foreach a,$(CUDA_ARCHS),-gencode arch=$(a:sm_%=compute_%),code=$(a))
 
 reach   = $(shell $(CC) -I. -Iinclude -D_GNU_SOURCE -M $(1) 2>/dev/null)
