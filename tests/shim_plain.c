@@ -6,7 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "shim.h"
 
@@ -17,7 +19,7 @@ typedef struct test {
 
 static test   tests[4096];
 static size_t n_tests;
-static int    failed, skipped;
+static int    failed, skipped, brief; /* brief: failures alone are told, as of --gtest_brief=1 */
 
 void nib_test_register(const char *suite, const char *name, void (*body)(void), const char *file,
                        int line)
@@ -63,17 +65,39 @@ static int run(const test *t)
 {
     struct timespec start, end;
     failed = skipped = 0;
-    printf("[ RUN      ] %s.%s\n", t->suite, t->name);
+    if (!brief) printf("[ RUN      ] %s.%s\n", t->suite, t->name);
     fflush(stdout);
     clock_gettime(CLOCK_MONOTONIC, &start);
     t->body();
     clock_gettime(CLOCK_MONOTONIC, &end);
     const long ms = (long)(end.tv_sec - start.tv_sec) * 1000
                   + (end.tv_nsec - start.tv_nsec) / 1000000;
-    printf("[%s] %s.%s (%ld ms)\n",
-           failed ? "  FAILED  " : skipped ? "  SKIPPED " : "       OK ", t->suite, t->name, ms);
+    if (!brief || failed)
+        printf("[%s] %s.%s (%ld ms)\n", failed ? "  FAILED  " : skipped ? "  SKIPPED "
+               : "       OK ", t->suite, t->name, ms);
     fflush(stdout);
     return failed;
+}
+
+/* In a process of its own, which may last so many seconds: a GPU's context that is lost, a crash or
+ * a kernel without an end take no other test along. */
+static int run_alone(const test *t, unsigned seconds)
+{
+    int status = 0;
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(seconds);
+        const int bad = run(t);
+        fflush(NULL);
+        _exit(bad);
+    }
+    if (child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status)
+        && WEXITSTATUS(status) <= 1)
+        return WEXITSTATUS(status);
+    printf("%s.%s: Failure\nits process ended with status %#x\n[  FAILED  ] %s.%s (0 ms)\n",
+           t->suite, t->name, (unsigned)status, t->suite, t->name);
+    return 1;
 }
 
 /* Patterns with : between them, up to a - or the end. */
@@ -98,16 +122,20 @@ static int is_wanted(const char *filter, const char *name)
 int main(int argc, char **argv)
 {
     const char *filter = "*";
-    for (int i = 1; i < argc; i++)
+    for (int i = 1; i < argc; i++) {
         if (strncmp(argv[i], "--gtest_filter=", 15) == 0) filter = argv[i] + 15;
+        if (strcmp(argv[i], "--gtest_brief=1") == 0) brief = 1;
+    }
 
+    const unsigned alone = (unsigned)number_from("NIB_TEST_SECONDS", 0);
     const size_t shards = number_from("GTEST_TOTAL_SHARDS", 1);
     const size_t shard  = number_from("GTEST_SHARD_INDEX", 0);
     int any_failed = 0;
     for (size_t i = 0; i < n_tests; i++) {
         char name[256];
         snprintf(name, sizeof name, "%s.%s", tests[i].suite, tests[i].name);
-        if (i % shards == shard && is_wanted(filter, name)) any_failed |= run(&tests[i]);
+        if (i % shards != shard || !is_wanted(filter, name)) continue;
+        any_failed |= alone ? run_alone(&tests[i], alone) : run(&tests[i]);
     }
     return any_failed;
 }
