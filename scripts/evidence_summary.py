@@ -61,7 +61,8 @@ def moved(row):
         return row["bytes"] * (3 if reads_source else 2)
     element = ELEMENT_BITS.get((row.get("format") or "").split("-")[0])
     if row["op"] not in ("quantize", "quantize_amax", "quantize_dynamic", "quantize_given",
-                         "quantize_both", "dequantize") \
+                         "quantize_both", "quantize_rmsnorm", "quantize_hadamard",
+                         "quantize_hadamard128", "dequantize") \
             or not element or row.get("dtype") not in DTYPE_BYTES or not row.get("block"):
         return None
     shape = row["shape"]
@@ -111,11 +112,13 @@ def library_line(name, bar, rows, backend):
 
 
 def verdict(row, bar, share, multiple):
-    kind, _, limit = re.match(r"(copy|read|time)(>=|<=)([\d.]+)$", bar).groups()
-    value = {"copy": share, "read": row.get("sol"), "time": multiple}[kind]
+    kind, _, limit = re.match(r"(copy|read|time|ms)(>=|<=)([\d.]+)$", bar).groups()
+    us = row.get("median_us")
+    value = {"copy": share, "read": row.get("sol"), "time": multiple,
+             "ms": us / 1000 if us else None}[kind]
     if value is None:
         return bar, "not measured"
-    met = value <= float(limit) if kind == "time" else value >= float(limit)
+    met = value <= float(limit) if kind in ("time", "ms") else value >= float(limit)
     return bar, ("met" if met else "**missed**") + (", noisy" if row.get("noisy") else "")
 
 
