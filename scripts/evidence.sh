@@ -27,7 +27,7 @@ emulated) machine=emulated ;;
 esac
 command -v python3 >/dev/null || die "python3 is not installed, which writes the summary"
 
-commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+commit=${NIB_COMMIT:-$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)}
 [ -z "$(git status --porcelain 2>/dev/null)" ] || commit+=-changed
 machine=$(tr '[:upper:] ' '[:lower:]-' <<<"$machine" | tr -cd 'a-z0-9.\n-')
 bundle=evidence-${machine:-unknown}-$commit
@@ -37,8 +37,6 @@ mkdir -p "$out" || exit 2
 
 status=0
 scripts/gpu_run.sh "$out" || status=1
-logs=$BUILD/gpu/plain
-[ "$BACKEND" != cuda ] || cp "$logs"/*.txt "$out" 2>/dev/null
 cp "$ROWS" "$out/rows.txt"
 python3 scripts/evidence_summary.py "$out" "$BACKEND" >"$out/summary.md" || status=1
 tar -C "$BUILD" -czf "$out.tar.gz" "$bundle" || die "cannot write $out.tar.gz"

@@ -5,13 +5,16 @@
 #   scripts/gpu_run.sh OUT        builds, tests, measures, sanitizes; logs and results in OUT
 #   scripts/gpu_run.sh --build    builds all that it would run, for CUDA_ARCHS (sm_90a)
 #
-# ROWS=file: what is measured (profiles/standard_rows.txt). STEPS=: some of "build test measure
-# sanitize". BACKEND=cpu|emulated: the same without a GPU, tests by run_tests.sh; "make evidence",
+# ROWS=file: what is measured (profiles/standard_rows.txt), by qbench with TIMES= ("--max-time 2"),
+# at most ROW_SECONDS (120) a line, until RESERVE (60) seconds are left. PROFILES=file: what Nsight
+# Compute looks at last (profiles/profiled_rows.txt). STEPS=: some of "build test measure sanitize
+# profile". BACKEND=cpu|emulated: the same without a GPU, tests by run_tests.sh; "make evidence",
 # which makes one bundle of OUT, marks it so.
 #
-# qbench reads JSON by jansson: JANSSON=folder has jansson.h, jansson_config.h and libjansson.a
-# where the system has no package of it; without either nothing is measured. Exit status: 0 all
-# passed, 1 something failed, 77 there is no GPU or no nvcc.
+# qbench reads JSON by jansson: JANSSON=folder has jansson.h, jansson_config.h and libjansson.a,
+# where the system has no package of it or qbench is to be carried elsewhere; without either nothing
+# is measured. BUILT=1: what is there is run as it is. NIB_COMMIT=: where there is no git to say it.
+# Exit status: 0 all passed, 1 something failed, 77 there is no GPU or no nvcc.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 [ $# = 1 ] || { echo "usage: scripts/gpu_run.sh OUT|--build" >&2; exit 2; }
@@ -34,7 +37,7 @@ export LD_LIBRARY_PATH=${libdir:-}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 
 build_qbench() {
     local flags=()
-    if ! echo '#include <jansson.h>' | gcc -E - >/dev/null 2>&1; then
+    if [ -n "${JANSSON:-}" ] || ! echo '#include <jansson.h>' | gcc -E - >/dev/null 2>&1; then
         if [ ! -e "${JANSSON:-/nowhere}/jansson.h" ]; then
             echo "gpu_run: no jansson, so no qbench"
             return 0
@@ -54,8 +57,10 @@ mkdir -p "$out" || exit 2
 {
     date -u
     changes=$(git status --porcelain 2>/dev/null | wc -l)
-    echo "commit $(git rev-parse HEAD 2>/dev/null || echo unknown), $changes files changed"
+    echo "commit ${NIB_COMMIT:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}," \
+        "$changes files changed"
     uname -srm; grep -m 1 'model name' /proc/cpuinfo; nproc; gcc --version | head -n 1
+    grep -E 'MemTotal|MemAvailable' /proc/meminfo
     if [ "$backend" = cuda ]; then
         nvcc --version
         nvidia-smi | sed '/Processes/,$d' # what else runs there is nobody's business
@@ -76,9 +81,10 @@ step() {
     return $code
 }
 export -f build_qbench
-export bench
+export bench LOGS=$out
 
-wanted() { case " ${STEPS:-build test measure sanitize} " in *" $1 "*) ;; *) return 1 ;; esac; }
+steps=${STEPS:-build test measure sanitize profile}
+wanted() { case " $steps " in *" $1 "*) ;; *) return 1 ;; esac; }
 
 test_step() { # LOG test|sanitize
     if [ "$backend" = cuda ]; then
@@ -88,7 +94,7 @@ test_step() { # LOG test|sanitize
     fi
 }
 if wanted build && [ "$backend" = cuda ]; then
-    step build.txt scripts/gpu_test.sh build
+    step build.txt scripts/gpu_test.sh build && export BUILT=1
     step build.txt bash -c build_qbench
 elif wanted build; then
     library=$emulator
@@ -105,11 +111,13 @@ fi
 
 # Each line of ROWS: its rows are added to qbench.txt, and are NAME.json.
 measure() { # NAME BAR ARGUMENTS...
-    local name=$1
+    local name=$1 most=${ROW_SECONDS:-120}
     shift 2
-    [ -x "$bench" ] && [ "$(left)" -gt 60 ] || return 0
-    step qbench.txt "$bench" "$@" --backend "${backend/emulated/cuda}" --max-time 2 \
-        --json "$out/$name.json" </dev/null
+    [ "$most" -lt "$(left)" ] || most=$(left)
+    [ -x "$bench" ] && [ "$(left)" -gt "${RESERVE:-60}" ] || return 0
+    # shellcheck disable=SC2086 # words
+    step qbench.txt "$bench" "$@" --backend "${backend/emulated/cuda}" \
+        ${TIMES:---max-time 2} --json "$out/$name.json" </dev/null
 }
 if wanted measure; then
     while read -r line; do
@@ -119,12 +127,24 @@ if wanted measure; then
 fi
 
 # What is left goes to the sanitizers, which make a kernel tens of times slower.
-tools="memcheck racecheck initcheck synccheck"
+tools=${SANITIZERS:-memcheck racecheck initcheck synccheck}
 [ "$backend" = cuda ] || tools="of-the-compiler"
 for tool in $tools; do
     wanted sanitize || break
     [ "$(left)" -gt 20 ] || { echo "$tool: no time left" | tee -a "$out/summary.txt"; continue; }
+    most=$(($(left) / 2))
     test_step sanitize.txt sanitize "$tool"
 done
+# Each line of PROFILES, NAME ARGUMENTS...: what ncu sees of one call, in NAME/.
+if wanted profile && [ "$backend" = cuda ] && command -v ncu >/dev/null; then
+    while read -r name line; do
+        case $name in ''|'#'*) continue ;; esac
+        [ "$(left)" -gt 25 ] || { echo "ncu $name: no time left" >>"$out/summary.txt"; continue; }
+        most=60
+        [ "$most" -lt "$(left)" ] || most=$(left)
+        # shellcheck disable=SC2086 # words
+        step ncu.txt env OUT="$out/ncu-$name" QBENCH="$bench" profiles/run_ncu.sh $line </dev/null
+    done <"${PROFILES:-profiles/profiled_rows.txt}"
+fi
 echo "gpu_run: $SECONDS s, $([ $status = 0 ] && echo all passed || echo something failed): $out"
 exit $status
