@@ -12,7 +12,10 @@
 
 /* ---- workspace ---- */
 
-enum { ROWS = NIB_GPTQ_ROWS, STEPS = NIB_GPTQ_STEPS, WIDE = NIB_GPTQ_WIDE, SMALLEST_BLOCK = 8 };
+enum {
+    ROWS = NIB_GPTQ_ROWS, STEPS = NIB_GPTQ_STEPS, WIDE = NIB_GPTQ_WIDE, LANES = NIB_GPTQ_LANES,
+    SMALLEST_BLOCK = 8
+};
 
 static size_t up64(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -52,7 +55,7 @@ static size_t lay_scratch(uint8_t *base, int f64, int64_t k, int64_t group, nib_
     s->steps = take(base, &at, steps * ROWS * sizeof *s->steps);
     s->lows = take(base, &at, steps * ROWS * sizeof *s->lows);
     s->before = take(base, &at, ROWS * WIDE * real);
-    s->a = take(base, &at, STEPS * STEPS * real);
+    s->a = take(base, &at, STEPS * NIB_GPTQ_APART * real);
     s->h = take(base, &at, (size_t)NIB_MAX_BLOCK * NIB_MAX_BLOCK * real);
     return at;
 }
@@ -206,26 +209,46 @@ static void permute_row(const nib_gptq_job *job, void *row, void *spare)
     }
 }
 
-static void store_row(const nib_gptq_job *job, const nib_gptq_scratch *s, int64_t row, int r)
+/* Row row of dst, of its codes by input, with 3 zeros behind. */
+static void store_row(const nib_gptq_job *job, const nib_gptq_scratch *s, int64_t row, int r,
+                      const uint8_t *codes)
 {
-    const int32_t *const order = job->request->factor->order;
-    uint8_t *const whole = s->spare; /* k reals are there, and more than k bytes */
-    for (int64_t i = 0; i < job->k; i++) whole[order[i]] = s->codes[r * job->k + i];
     if (job->kind == NIB_GPTQ_INTEGER) {
-        nib_gptq_integers_store(job, s, row, r, whole);
+        nib_gptq_integers_store(job, s, row, r, codes);
         return;
     }
     const nib_packed *const p = job->request->dst;
-    const int block = (int)job->block, bits = nib_part_bits(p->format);
-    for (int64_t g = 0; g < job->groups; g++) {
-        const int64_t col = g * block, left = job->k - col;
-        const int n = left < block ? (int)left : block;
-        uint8_t codes[NIB_MAX_BLOCK + 4] = { 0 };
-        memcpy(codes, whole + col, (size_t)n);
-        nib_pack_codes(bits, p->code_order == NIB_CODES_GGUF_HALVES, codes, n,
-                       p->codes + row * p->ld_codes_bytes + col / 8 * bits);
+    uint8_t *const to = p->codes + row * p->ld_codes_bytes;
+    const int bits = nib_part_bits(p->format), halves = p->code_order == NIB_CODES_GGUF_HALVES;
+    /* Blocks are whole bytes: all but halves of blocks can be packed at once. */
+    const int64_t piece = halves ? job->block : job->k;
+    for (int64_t col = 0; col < job->k; col += piece)
+        nib_pack_codes(bits, halves, codes + col, (int)piece, to + col / 8 * bits);
+    for (int64_t g = 0; g < job->groups; g++)
         p->scales[nib_scale_index(p->scale_layout, row, g, job->groups)] =
             s->scales[g * ROWS + r];
+}
+
+/* What is kept of a tile. Its errors are needed no more: codes by input take their place. */
+static void store_tile(const nib_gptq_job *job, const nib_gptq_scratch *s, int64_t row, int rows,
+                       nib_gptq_sums *sums)
+{
+    const nib_gptq_request *const q = job->request;
+    const int32_t *const order = q->factor->order;
+    const int64_t k = job->k;
+    uint8_t *const by_input = s->d, *const whole = s->spare; /* k reals: k + 3 bytes at least */
+    for (int r = 0; r < rows; r++) {
+        const double error = s->error[r] < 0.0 ? 0.0 : s->error[r];
+        for (int64_t i = 0; i < k && r % LANES == 0; i++)
+            memcpy(by_input + order[i] * LANES, s->codes + r * k + i * LANES, LANES);
+        if (q->guard && !(error < job->row_errors[row + r])) {
+            sums->plain_rows++;
+            continue;
+        }
+        job->row_errors[row + r] = error;
+        for (int64_t i = 0; i < k; i++) whole[i] = by_input[i * LANES + r % LANES];
+        memset(whole + k, 0, 3);
+        store_row(job, s, row + r, r, whole);
     }
 }
 
@@ -374,14 +397,10 @@ static void keep_weights(const nib_gptq_job *job, nib_gptq_scratch *s, int rows,
 static void load_a(const nib_gptq_job *job, nib_gptq_scratch *s, int64_t first, int64_t last)
 {
     const nib_gptq_factor *const f = job->request->factor;
-    const int64_t count = last - first;
-    for (int64_t i = 0; i < count; i++) { /* along the factor's rows: they are far apart */
-        const int64_t row = (job->k - 1 - first - i) * f->ld_elems + job->k - 1 - first;
-        for (int64_t j = i + 1; j < count; j++) {
-            if (job->f64) ((double *)s->a)[j * STEPS + i] = ((const double *)f->l)[row - j];
-            else ((float *)s->a)[j * STEPS + i] = ((const float *)f->l)[row - j];
-        }
-    }
+    for (int64_t i = 0; i < last - first; i++)
+        memcpy(nib_real_at(s->a, job->f64, i, NIB_GPTQ_APART, 0),
+               nib_real_at(f->l, job->f64, job->k - 1 - first - i, f->ld_elems, job->k - last),
+               (size_t)(last - first - i - 1) * (job->f64 ? 8 : 4));
 }
 
 /* Behind as many whole segments as fit into so many steps. */
@@ -393,23 +412,30 @@ static int64_t block_end(const nib_gptq_job *job, int64_t first, int64_t segment
 }
 
 /* Steps [first, last), which have the errors of all before, to codes; their places take their
- * errors. */
+ * errors. Behind n blocks those carry on that no later block has: the fewer products, the fewer
+ * times OpenBLAS lays them out. */
 static void sweep_wide(const nib_gptq_job *job, const nib_gptq_loops *loops, nib_gptq_scratch *s,
                        int padded, int64_t first, int64_t last, int64_t *segment)
 {
-    for (int64_t at = first, end; at < last; at = end) {
-        end = block_end(job, at, *segment, STEPS);
-        if (end > last) end = last;
-        carry(job, s, padded, first, at, end);
-        load_a(job, s, at, end);
-        loops->block(job, s, padded, at, end, segment);
+    /* Where blocks begin, and last. Any two in a row are more than STEPS steps. */
+    int64_t at[2 * WIDE / STEPS + 2] = { first };
+    int64_t count = 0;
+    for (int64_t i = *segment; at[count] < last; count++) {
+        const int64_t end = block_end(job, at[count], i, STEPS);
+        at[count + 1] = end < last ? end : last;
+        while (job->segments[i] < at[count + 1]) i++;
+    }
+    for (int64_t n = 0; n < count; n++) {
+        const int64_t just = n & -n;
+        if (n) carry(job, s, padded, at[n - just], at[n], at[n + just < count ? n + just : count]);
+        load_a(job, s, at[n], at[n + 1]);
+        loops->block(job, s, padded, at[n], at[n + 1], segment);
     }
 }
 
 static void sweep_tile(const nib_gptq_job *job, const nib_gptq_loops *loops, nib_gptq_scratch *s,
                        int64_t row, int rows, nib_gptq_sums *sums)
 {
-    const nib_gptq_request *const q = job->request;
     const int padded = (rows + NIB_GPTQ_LANES - 1) / NIB_GPTQ_LANES * NIB_GPTQ_LANES;
     load_tile(job, loops, s, row, rows, padded);
     for (int64_t first = 0, segment = 0, last; first < job->k; first = last) {
@@ -418,15 +444,7 @@ static void sweep_tile(const nib_gptq_job *job, const nib_gptq_loops *loops, nib
         carry(job, s, padded, 0, first, last);
         sweep_wide(job, loops, s, padded, first, last, &segment);
     }
-    for (int r = 0; r < rows; r++) {
-        const double error = s->error[r] < 0.0 ? 0.0 : s->error[r];
-        if (q->guard && !(error < job->row_errors[row + r])) {
-            sums->plain_rows++;
-            continue;
-        }
-        job->row_errors[row + r] = error;
-        store_row(job, s, row + r, r);
-    }
+    store_tile(job, s, row, rows, sums);
 }
 
 nib_status nib_gptq_run(const nib_launch *launch, const nib_gptq_request *request,

@@ -8,8 +8,9 @@
  *            steps to come    this part     steps done          d: w - q of those that are done
  *
  *     before = t's weights           t += d * (the factor's rows and columns in question)
- *     block by block of t:           the block += d of the part's blocks that are done
- *                                    step by step to codes, its place takes d
+ *     block by block of t:           step by step to codes, its place takes d; then, of n blocks
+ *                                    done, 2^i the largest that divides n, the 2^i blocks to come
+ *                                    += the d of the last 2^i * ...
  *
  * A part is NIB_GPTQ_WIDE steps: d is laid out less often for the product with all steps done.
  * A block is done for 16 rows at a time, a row in each lane of the compiler's vectors.
@@ -20,6 +21,9 @@
 #include "gptq_tune_cpu.h"
 #include "kernels/common/grid.h"
 #include "kernels/packed.h"
+
+/* From row to row of a block's A: no power of two, as ld below. */
+enum { NIB_GPTQ_APART = NIB_GPTQ_STEPS + 16 };
 
 /* How codes are rounded. PLAIN: to nearest even, where a zero keeps its sign or has its input's.
  * INTEGER: by steps. */
@@ -47,10 +51,11 @@ typedef struct nib_gptq_scratch {
     void    *d;       /* rows x ld reals */
     void    *before;  /* rows x NIB_GPTQ_WIDE: the weights of steps up to kept_last */
     int64_t  kept_last;
-    void    *a;       /* (j, k): A of the block's steps k and j, NIB_GPTQ_STEPS apart */
+    void    *a;       /* A of the block's steps: a row for each, NIB_GPTQ_APART apart, the steps
+                         behind it from the last on */
     void    *h;       /* the Hessian of a block of inputs, NIB_MAX_BLOCK apart, both triangles */
     void    *spare;   /* k reals */
-    uint8_t *codes;   /* rows x k, by step */
+    uint8_t *codes;   /* rows x k: by 16 rows, by step, by row */
     uint8_t *scales;  /* groups x NIB_GPTQ_ROWS; */
     float   *steps, *lows; /* or, of integers, s and lo - z */
     double   error[NIB_GPTQ_ROWS];

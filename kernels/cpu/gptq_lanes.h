@@ -7,7 +7,7 @@ typedef REAL NAME(lanes)[NIB_GPTQ_LANES] __attribute__((aligned(64)));
 typedef REAL NAME(vector) __attribute__((vector_size(VECTOR_BYTES), may_alias));
 enum {
     NAME(L) = NIB_GPTQ_LANES,
-    NAME(STEPS) = NIB_GPTQ_STEPS,
+    NAME(APART) = NIB_GPTQ_APART,
     NAME(PARTS) = NIB_GPTQ_LANES * sizeof(REAL) / VECTOR_BYTES,
     /* Sums that 16 registers hold. */
     NAME(TOGETHER) = NAME(PARTS) <= 2 ? 4 : NAME(PARTS) <= 4 ? 2 : 1
@@ -65,8 +65,8 @@ static inline void NAME(from_lanes)(const NAME(lanes) *from, int count, REAL *ro
         for (int l = 0; l < NAME(L); l++) rows[l * ld + c] = from[count - 1 - c][l];
 }
 
-/* targets of n steps += the errors d of the first count steps, times a's rows. Each is added up in
- * rising order. */
+/* targets of n steps += the errors d of count steps, times a's columns: a is the first target's,
+ * and the next ones' are to the left. Each is added up in rising order. */
 static inline __attribute__((always_inline)) void
 NAME(carry_to)(NAME(lanes) *target, int n, const NAME(lanes) *d, const REAL *a, int count)
 {
@@ -77,7 +77,7 @@ NAME(carry_to)(NAME(lanes) *target, int n, const NAME(lanes) *d, const REAL *a, 
         const NAME(wide) error = *NAME(wide_of)(d[k]);
 #pragma GCC unroll 4
         for (int i = 0; i < n; i++) {
-            const REAL weight = a[i * NAME(STEPS) + k];
+            const REAL weight = a[k * NAME(APART) - i];
 #pragma GCC unroll 8
             for (int p = 0; p < NAME(PARTS); p++) sum[i].part[p] += error.part[p] * weight;
         }
@@ -92,8 +92,8 @@ NAME(carry)(NAME(lanes) *target, const NAME(lanes) *d, const REAL *a, int j0, in
 {
     int j = j0;
     for (; j + NAME(TOGETHER) <= j1; j += NAME(TOGETHER))
-        NAME(carry_to)(target + j, NAME(TOGETHER), d, a + j * NAME(STEPS), j0);
-    for (; j < j1; j++) NAME(carry_to)(target + j, 1, d, a + j * NAME(STEPS), j0);
+        NAME(carry_to)(target + j, NAME(TOGETHER), d, a - j, j0);
+    for (; j < j1; j++) NAME(carry_to)(target + j, 1, d, a - j, j0);
 }
 
 /* What w' of steps [j0, j1) would be if none of them were rounded: the weights that are best now,
@@ -106,8 +106,7 @@ NAME(settle)(const NAME(lanes) *target, const NAME(lanes) *w, const REAL *a, int
     NAME(lanes) change[NIB_MAX_BLOCK];
     for (int j = 0; j < j1 - j0; j++) {
         memcpy(now + j, target + j0 + j, sizeof *now);
-        NAME(carry_to)(now + j, 1, (const NAME(lanes) *)change, a + (j0 + j) * NAME(STEPS) + j0,
-                       j);
+        NAME(carry_to)(now + j, 1, (const NAME(lanes) *)change, a + j0 * NAME(APART) - j0 - j, j);
 #pragma omp simd
         for (int l = 0; l < NAME(L); l++) change[j][l] = w[j0 + j][l] - now[j][l];
     }
@@ -266,11 +265,11 @@ NAME(block_as)(int kind, const nib_gptq_job *job, nib_gptq_scratch *s, int row, 
     const int64_t k = job->k, ld = job->ld, block = job->block;
     const int count = (int)(last - first);
     const REAL *const before = (const REAL *)s->before + row * NIB_GPTQ_WIDE + s->kept_last - last;
-    const REAL *const a = s->a;
+    const REAL *const a = (const REAL *)s->a + count - 1;
     REAL *const tile = (REAL *)s->d + row * ld + k - last;
     NAME(lanes) target[NIB_GPTQ_STEPS], d[NIB_GPTQ_STEPS]; /* d: the weights, then their errors */
     NAME(lanes) error = { 0 }, added = { 0 };
-    float_lanes factor, step, x, q;
+    float_lanes factor[NIB_GPTQ_STEPS], step[NIB_GPTQ_STEPS], x, q;
     uint8_t code[NIB_GPTQ_STEPS][NIB_GPTQ_LANES];
 
     NAME(to_lanes)(tile, ld, count, target);
@@ -285,15 +284,16 @@ NAME(block_as)(int kind, const nib_gptq_job *job, nib_gptq_scratch *s, int row, 
             NAME(settle)((const NAME(lanes) *)target, (const NAME(lanes) *)d, a, j0, j1, now);
             NAME(choose_at)(job, s, (const NAME(lanes) *)now, j1 - j0, f->order[first + j0], row);
         }
+        for (int j = j0; j < j1; j++)
+            units_at(job, kind, s, f->order[first + j] / block * NIB_GPTQ_ROWS + row, factor[j],
+                     step[j]);
         for (int j = j0; j < j1; j++) {
             const int64_t column = k - 1 - first - j;
-            NAME(carry_to)(target + j, 1, (const NAME(lanes) *)d + j0, a + j * NAME(STEPS) + j0,
+            NAME(carry_to)(target + j, 1, (const NAME(lanes) *)d + j0, a + j0 * NAME(APART) - j,
                            j - j0);
 #pragma omp simd
             for (int l = 0; l < NAME(L); l++) x[l] = (float)target[j][l];
-            units_at(job, kind, s, f->order[first + j] / block * NIB_GPTQ_ROWS + row, factor,
-                     step);
-            round_lanes(job, kind, x, factor, step, code[j], q);
+            round_lanes(job, kind, x, factor[j], step[j], code[j], q);
             const REAL square = (REAL)job->pivot_sq[column], extra = (REAL)job->extra[column];
 #pragma omp simd
             for (int l = 0; l < NAME(L); l++) {
@@ -305,10 +305,9 @@ NAME(block_as)(int kind, const nib_gptq_job *job, nib_gptq_scratch *s, int row, 
         }
     }
     NAME(from_lanes)((const NAME(lanes) *)d, count, tile, ld);
-    for (int l = 0; l < NAME(L); l++) {
+    memcpy(s->codes + row * k + first * NAME(L), code, (size_t)count * NAME(L));
+    for (int l = 0; l < NAME(L); l++)
         s->error[row + l] += (double)error[l] - (double)added[l];
-        for (int j = 0; j < count; j++) s->codes[(row + l) * k + first + j] = code[j][l];
-    }
 }
 
 static void NAME(block)(const nib_gptq_job *job, nib_gptq_scratch *s, int rows, int64_t first,

@@ -10,7 +10,6 @@ typedef float float_lanes[NIB_GPTQ_LANES] __attribute__((aligned(64)));
 static inline __attribute__((always_inline)) void
 units_of(const nib_gptq_job *job, const uint8_t *bytes, float *factor, float *step)
 {
-#pragma omp simd
     for (int l = 0; l < NIB_GPTQ_LANES; l++) {
         factor[l] = job->factor[bytes[l]];
         step[l] = job->step[bytes[l]];
