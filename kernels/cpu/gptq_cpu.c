@@ -54,7 +54,7 @@ static size_t lay_scratch(uint8_t *base, int f64, int64_t k, int64_t group, nib_
     s->scales = take(base, &at, blocks * ROWS);
     s->steps = take(base, &at, steps * ROWS * sizeof *s->steps);
     s->lows = take(base, &at, steps * ROWS * sizeof *s->lows);
-    s->before = take(base, &at, ROWS * WIDE * real);
+    s->before = take(base, &at, ROWS * NIB_GPTQ_PART_APART * real);
     s->a = take(base, &at, STEPS * NIB_GPTQ_APART * real);
     s->h = take(base, &at, (size_t)NIB_MAX_BLOCK * NIB_MAX_BLOCK * real);
     return at;
@@ -388,7 +388,7 @@ static void keep_weights(const nib_gptq_job *job, nib_gptq_scratch *s, int rows,
 {
     const size_t bytes = (size_t)(last - first) * (job->f64 ? 8 : 4);
     for (int r = 0; r < rows; r++)
-        memcpy(nib_real_at(s->before, job->f64, r, WIDE, 0),
+        memcpy(nib_real_at(s->before, job->f64, r, NIB_GPTQ_PART_APART, 0),
                nib_real_at(s->d, job->f64, r, job->ld, job->k - last), bytes);
     s->kept_last = last;
 }

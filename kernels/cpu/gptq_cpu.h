@@ -22,8 +22,8 @@
 #include "kernels/common/grid.h"
 #include "kernels/packed.h"
 
-/* From row to row of a block's A: no power of two, as ld below. */
-enum { NIB_GPTQ_APART = NIB_GPTQ_STEPS + 16 };
+/* From row to row of a block's A, and of a part's weights: no powers of two, as ld below. */
+enum { NIB_GPTQ_APART = NIB_GPTQ_STEPS + 16, NIB_GPTQ_PART_APART = NIB_GPTQ_WIDE + 16 };
 
 /* How codes are rounded. PLAIN: to nearest even, where a zero keeps its sign or has its input's.
  * INTEGER: by steps. */
@@ -49,7 +49,7 @@ typedef struct nib_gptq_job {
 /* What a thread has to itself. Sizes for tiles of NIB_GPTQ_ROWS. */
 typedef struct nib_gptq_scratch {
     void    *d;       /* rows x ld reals */
-    void    *before;  /* rows x NIB_GPTQ_WIDE: the weights of steps up to kept_last */
+    void    *before;  /* rows x NIB_GPTQ_PART_APART: the weights of steps up to kept_last */
     int64_t  kept_last;
     void    *a;       /* A of the block's steps: a row for each, NIB_GPTQ_APART apart, the steps
                          behind it from the last on */

@@ -264,7 +264,8 @@ NAME(block_as)(int kind, const nib_gptq_job *job, nib_gptq_scratch *s, int row, 
     const nib_gptq_factor *const f = job->request->factor;
     const int64_t k = job->k, ld = job->ld, block = job->block;
     const int count = (int)(last - first);
-    const REAL *const before = (const REAL *)s->before + row * NIB_GPTQ_WIDE + s->kept_last - last;
+    const REAL *const before = (const REAL *)s->before + row * NIB_GPTQ_PART_APART
+                             + s->kept_last - last;
     const REAL *const a = (const REAL *)s->a + count - 1;
     REAL *const tile = (REAL *)s->d + row * ld + k - last;
     NAME(lanes) target[NIB_GPTQ_STEPS], d[NIB_GPTQ_STEPS]; /* d: the weights, then their errors */
@@ -273,7 +274,7 @@ NAME(block_as)(int kind, const nib_gptq_job *job, nib_gptq_scratch *s, int row, 
     uint8_t code[NIB_GPTQ_STEPS][NIB_GPTQ_LANES];
 
     NAME(to_lanes)(tile, ld, count, target);
-    NAME(to_lanes)(before, NIB_GPTQ_WIDE, count, d);
+    NAME(to_lanes)(before, NIB_GPTQ_PART_APART, count, d);
     for (int j0 = 0, j1; j0 < count; j0 = j1, segment++) {
         j1 = (int)(job->segments[segment + 1] - first);
         NAME(carry)(target, (const NAME(lanes) *)d, a, j0, j1);

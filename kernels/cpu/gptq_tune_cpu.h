@@ -1,6 +1,6 @@
 /* gptq_tune_cpu.h: sizes of tiles. Each decides in which order numbers are added: another value
- * gives other bits. Untuned, but for those of the Hessian (profiles/cpu-xeon) and for WIDE
- * (profiles/cpu-zen3). */
+ * gives other bits. Untuned, but for those of the Hessian (profiles/cpu-xeon, profiles/cpu-zen3),
+ * for the factor's and for WIDE (profiles/cpu-zen3). */
 #ifndef NIB_GPTQ_TUNE_CPU_H
 #define NIB_GPTQ_TUNE_CPU_H
 
@@ -11,7 +11,7 @@ enum {
     NIB_FACTOR_TILE   = 256,  /* of the factor; 2 x 2 of them are updated together */
     NIB_GPTQ_ROWS     = 256,  /* of W that go through the sweep together */
     NIB_GPTQ_WIDE     = 512,  /* inputs between two products with all errors before */
-    NIB_GPTQ_STEPS    = 128,  /* inputs between two products with those of the same WIDE */
+    NIB_GPTQ_STEPS    = 128,  /* inputs between two products with some of the same WIDE */
     NIB_GPTQ_SEGMENT  = 16,   /* inputs whose errors are carried on one by one */
     NIB_GPTQ_LANES    = 16    /* rows of one vector of the compiler's */
 };
