@@ -94,7 +94,8 @@ build() {
     esac
 }
 
-# suite NAME COMMAND...: many tests, in as many processes as there are cores.
+# suite NAME COMMAND...: many tests, in as many processes at a time as there are cores, and several
+# times as many in all: those that drew short tests take more of them.
 suite() {
     local name=$1 log start=$SECONDS status=0 code crashed=0 shard shards=$((8 * cores)) running=0
     local ok bad skip cpu before
@@ -104,7 +105,6 @@ suite() {
     for ((shard = 0; shard < shards; shard++)); do
         if [ $running -ge "$cores" ]; then wait -n; running=$((running - 1)); fi
         {
-            code=0
             GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard GTEST_COLOR=no \
                 "$@" >"$log.$shard" 2>&1 </dev/null &
             trap 'kill $!' TERM
@@ -157,10 +157,16 @@ on_cuda() { # NAME FOLDER LIBRARY [LEFT-OUT]
         suite "$1" "$2/tests/all" --gtest_filter="OnDevice*${4:+-$4}"
 }
 # Tests of kernels, and that suite, on the emulator. A sanitizer, NAME, ends the program at a bad
-# access, which the emulator alone takes for a fault of the device.
+# access, which the emulator alone takes for a fault of the device. On sm_100 the long tests of
+# kernels that are the same objects for both targets (EMU_BY_TARGET) are left to "full".
+one_for_both="CudaGptq.*:CudaHessian.*:StepsEmu.*:StepCodesEmu.*:ObserveEmu.*:OnDeviceGptq*:\
+OnDeviceHessian*:OnDeviceSteps.*:OnDeviceStepCodes.*:OnDeviceObserve.*:OnDeviceStats.*"
 on_emulator() { # FOLDER TARGET SCHEDULE [NAME]: 80 has no hardware conversions, 100 does
+    local out=
+    [ "$2" = 80 ] || out=$one_for_both
     NIB_EMU_REPORT=$logs/kernels_emulated NIB_EMU_SCHEDULE=$3 \
-        suite "kernels, emulated sm_$2, $3${4:+, $4}" "$1/tests/emulated${2#80}"
+        suite "kernels, emulated sm_$2, $3${4:+, $4}" "$1/tests/emulated${2#80}" \
+            --gtest_filter="*${out:+-$out}"
     on_emulated "$@"
 }
 kernels_emulated() {
@@ -168,11 +174,11 @@ kernels_emulated() {
         "$logs/kernels_emulated"
 }
 on_emulated() {
-    local library=$1/emulated${2#80}/libnibble_cuda.so
+    local library=$1/emulated${2#80}/libnibble_cuda.so out=${4:+OnDeviceFault.WildPointer}
     [ -e "$library" ] || return 0
+    [ "$2" = 80 ] || out=$out${out:+${one_for_both:+:}}$one_for_both
     NIB_EMU_REPORT=$logs/kernels_emulated NIB_EMU_SCHEDULE=$3 \
-        on_cuda "suite on emulated cuda, sm_$2, $3${4:+, $4}" "$1" "$library" \
-            ${4:+OnDeviceFault.WildPointer}
+        on_cuda "suite on emulated cuda, sm_$2, $3${4:+, $4}" "$1" "$library" "$out"
 }
 on_gpu() {
     if [ ! -e "$BUILD/libnibble_cuda.so" ]; then
@@ -230,21 +236,30 @@ group_aarch64() {
     suite "kernels, emulated, on aarch64" qemu-aarch64 "$BUILD/aarch64/tests/emulated"
 }
 
-# tests/emu_bugs_test.sh builds some of it before, with the same flags.
+# tests/emu_bugs_test.sh builds some of it before, with the same flags. -O1: what gcc takes to
+# compile these checks at -O2 is five times as long where loops are long.
 group_sanitize() {
     local checks="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
-    build "build with sanitizers" tests BUILD="$BUILD/sanitize" SAN="$checks" &&
+    build "build with sanitizers" tests BUILD="$BUILD/sanitize" CFLAGS="-O1 -g" SAN="$checks" &&
         ASAN_OPTIONS=detect_stack_use_after_return=1 \
             cpu_suite "test suite, sanitized" "$BUILD/sanitize/tests/all" &&
         on_emulator "$BUILD/sanitize" 80 random sanitized &&
         on_emulator "$BUILD/sanitize" 100 reverse sanitized
 }
 
-# A suite built again with other means: the bits must stay.
+# A suite built again with other means: the bits must stay. The emulated backend, for tests of
+# qbench, is C++, whose flags do not change.
 other() { # NAME FOLDER MAKE-ARGUMENTS...
-    local name=$1 folder=$BUILD/$2
+    local name=$1 folder=$BUILD/$2 what=suite
     shift 2
-    build "build, $name" tests BUILD="$folder" WERROR= "$@" &&
+    if [ "$folder" = "$BUILD/clang" ]; then
+        what=tests # as group_test
+    else
+        build "build" "$BUILD/emulated/libnibble_cuda.so" CUDA=0 || return
+        mkdir -p "$folder/emulated"
+        ln -sf "$(realpath "$BUILD/emulated/libnibble_cuda.so")" "$folder/emulated/"
+    fi
+    build "build, $name" $what BUILD="$folder" WERROR= "$@" &&
         cpu_suite "test suite, $name" "$folder/tests/all"
 }
 full_clang()   { other "clang" clang "${with_clang[@]}"; }
@@ -252,7 +267,7 @@ full_native() {
     other "-O3 -march=native" native CFLAGS="-O3 -march=native"
     step "build for a GPU" env CUDA_ARCHS=sm_90a BUILD="$BUILD/for-gpu" scripts/gpu_test.sh build
 }
-full_plain()   { other "-O0" plain CFLAGS=-O0; }
+full_plain()   { other "-O0" O0 CFLAGS=-O0; }
 full_threads() {
     build "build" tests || return
     OMP_NUM_THREADS=1 cpu_suite "test suite, 1 thread" "$BUILD/tests/all"
@@ -260,12 +275,18 @@ full_threads() {
 }
 # clang's OpenMP tells the thread sanitizer about its barriers; gcc's does not. The sanitizer
 # starts by writing a file of its own that is larger than FullDisk's limit lets any file be.
+build_tsan() {
+    build "build, thread sanitizer" "$@" BUILD="$BUILD/tsan" CC=clang CXX=clang++ WERROR= CUDA=0 \
+        SAN=-fsanitize=thread
+}
 full_tsan() {
-    build "build, thread sanitizer" tests BUILD="$BUILD/tsan" CC=clang CXX=clang++ WERROR= \
-        SAN=-fsanitize=thread &&
+    build_tsan suite "$BUILD/tsan/emulated/libnibble_cuda.so" &&
         TSAN_OPTIONS="ignore_noninstrumented_modules=1" OMP_NUM_THREADS=4 \
             suite "test suite, thread sanitizer" "$BUILD/tsan/tests/all" --gtest_filter="\
--NibbleKill.FullDiskIsSaidAndCanBeMended:OnDeviceGraph.*:OnDeviceFault.*" &&
+-NibbleKill.FullDiskIsSaidAndCanBeMended:OnDeviceGraph.*:OnDeviceFault.*"
+}
+full_tsan_emulator() {
+    build_tsan "$BUILD/tsan/tests/"{all,emulated} "$BUILD/tsan/emulated/libnibble_cuda.so" &&
         OMP_NUM_THREADS=1 on_emulator "$BUILD/tsan" 80 random "thread sanitizer"
 }
 full_floats() {
@@ -275,22 +296,29 @@ full_floats() {
     NIB_TEST_FULL=1 suite "every f32, emulated conversions" "$BUILD/tests/emulated" \
         --gtest_filter='*AllFloats*'
 }
-# All schedules; every seeded bug, the thread sanitizer as race checker among the means.
-full_emulator() {
-    local schedule
+all_schedules() { # TARGET
+    local schedule one_for_both=
     build "build" tests || return
     for schedule in forward reverse random skew; do
-        on_emulator "$BUILD" 80 $schedule
-        on_emulator "$BUILD" 100 $schedule
+        on_emulator "$BUILD" "$1" $schedule
     done
 }
-full_bugs() {
-    build "build" tests || return
-    EMU_BUGS=all step "emu_bugs_test, all means" tests/emu_bugs_test.sh
-    KERNEL_BUGS=all step "kernel_bugs_test, all bugs" tests/kernel_bugs_test.sh
+full_emulator80()  { all_schedules 80; }
+full_emulator100() { all_schedules 100; }
+# Every seeded bug, the thread sanitizer as race checker among the means.
+full_emu_bugs() { EMU_BUGS=all step "emu_bugs_test, all means" tests/emu_bugs_test.sh; }
+kernel_bugs() {
+    KERNEL_BUGS=$1 step "kernel_bugs_test, $1" tests/kernel_bugs_test.sh
 }
+full_bugs1()     { kernel_bugs 1/3; }
+full_bugs2()     { kernel_bugs 2/3; }
+full_bugs3()     { kernel_bugs 3/3; }
+full_bugs_tsan() { kernel_bugs tsan; }
+# Parts of some 20 minutes at most, so that CI can take its turn with one in each run.
+full_parts=(clang native plain threads tsan tsan_emulator floats emulator80 emulator100
+            emu_bugs bugs1 bugs2 bugs3 bugs_tsan)
 group_full() {
-    local parts=(clang native plain threads tsan floats emulator bugs) part
+    local parts=("${full_parts[@]}") part
     if [ -n "${FULL_PART:-}" ]; then
         parts=("${parts[FULL_PART % ${#parts[@]}]}")
     fi

@@ -71,7 +71,7 @@ case ${MAKEFLAGS:-} in *jobserver*) jobs= ;; esac
 checks="-fno-sanitize-recover=all -fno-omit-frame-pointer"
 for means in $other_builds; do
     case $means in
-    asan) make -s $jobs "$(program_for asan)" BUILD="$build/sanitize" CUDA=0 \
+    asan) make -s $jobs "$(program_for asan)" BUILD="$build/sanitize" CUDA=0 CFLAGS="-O1 -g" \
               SAN="-fsanitize=address,undefined $checks" ;; # run_tests.sh's, to the word
     tsan) make -s $jobs "$(program_for tsan)" BUILD="$build/emu-tsan" CXXFLAGS="-O1 -g" \
               CUDA=0 SAN=-fsanitize=thread ;;

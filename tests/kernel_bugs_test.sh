@@ -2,6 +2,7 @@
 # Bugs in the real kernels, one at a time, in a copy: the C suite on the emulator must see each.
 #
 #   KERNEL_BUGS=all tests/kernel_bugs_test.sh       all of them, the thread sanitizer's too
+#   KERNEL_BUGS=1/3, 2/3, 3/3; tsan                 each third of the schedules'; the sanitizer's
 #   KERNEL_BUGS="name name" ...                     these; without it 3 that change with commits
 #
 # Each row: name, file, the .cu that is compiled again if another, how it is seen (a schedule or
@@ -169,25 +170,28 @@ hessian_steps_mixed    hessian_cuda.cu    -                 forward OnDeviceGptq
 '
 rows=$(printf '%s' "$table" | grep '^[^ ]')
 names=$(printf '%s\n' "$rows" | awk '{print $1}')
-wanted=${KERNEL_BUGS:-}
-if [ "$wanted" = all ]; then
-    wanted="none $names"
-elif [ -z "$wanted" ]; then
-    plain=$(printf '%s\n' "$rows" | awk '$4 != "tsan" {print $1}')
-    commits=$(git rev-list --count HEAD 2>/dev/null || echo 0)
-    count=$(printf '%s\n' "$plain" | wc -l)
-    wanted=$(for i in 0 1 2; do
-        printf '%s\n' "$plain" | sed -n "$(((commits * 3 + i) % count + 1))p"
-    done)
-fi
+plain=$(printf '%s\n' "$rows" | awk '$4 != "tsan" {print $1}')
+wanted=${KERNEL_BUGS:-} at_once=$(nproc) bare=
+case $wanted in
+all)   wanted=$names bare="forward tsan" ;;
+tsan)  wanted=$(printf '%s\n' "$rows" | awk '$4 == "tsan" {print $1}') bare=tsan ;;
+*/*)   [ "${wanted%/*}" != 1 ] || bare=forward
+       wanted=$(printf '%s\n' "$plain" | awk "NR % ${wanted#*/} == ${wanted%/*} % ${wanted#*/}") ;;
+'')    at_once=1 # beside other tests
+       commits=$(git rev-list --count HEAD 2>/dev/null || echo 0)
+       count=$(printf '%s\n' "$plain" | wc -l)
+       wanted=$(for i in 0 1 2; do
+           printf '%s\n' "$plain" | sed -n "$(((commits * 3 + i) % count + 1))p"
+       done) ;;
+esac
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-seen=0 failed=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+log=$work/log
 fail() {
-    failed=$((failed + 1))
     echo "FAIL $*"
     tail -n 15 "$log" | cut -c 1-300 | sed 's/^/    | /'
+    return 1
 }
 
 # What each means builds with.
@@ -212,47 +216,79 @@ run() { # MEANS LIBRARY FILTER [SECONDS]
         >"$log" 2>&1
 }
 
+# Of the wanted rows, their means, each with all its filters.
+filters=$(while read -r name _ _ means filter; do
+    case " $(echo $wanted) " in *" $name "*) echo "$means $filter" ;; esac
+done <<<"$rows" | sort -u | awk '{all[$1] = all[$1] ":" $2} END {for (m in all) print m, all[m]}')
+for means in $(echo "$filters" | cut -d ' ' -f 1); do # before several copies are made at a time
+    make_for "$means" "$(folder_of "$means")/tests/all" \
+        "$(folder_of "$means")/emulated/libnibble_cuda.so" >"$log" 2>&1 ||
+        { fail "$means: build"; exit 1; }
+done
+
 # Without a bug nothing may be seen, or what follows says nothing.
-case $wanted in none*)
-    for means in forward tsan; do
-        library=$(folder_of $means)/emulated/libnibble_cuda.so
-        make_for $means "$(folder_of $means)/tests/all" "$library" >"$log" 2>&1 ||
-            fail "$means: build"
-        run $means "$(realpath "$library")" 'OnDevice*-OnDeviceFault.WildPointer' 3600 ||
-            fail "$means: the kernels without a bug"
-    done ;;
-esac
-while read -r name file cu means filter; do
-    case " $(echo $wanted) " in *" $name "*) ;; *) continue ;; esac
+bare() { # MEANS
+    log=$work/$1.log
+    run "$1" "$(realpath "$(folder_of "$1")/emulated/libnibble_cuda.so")" \
+        "$(echo "$filters" | sed -n "s/^$1 ://p")-OnDeviceFault.WildPointer" 3600 ||
+        { fail "$1: the kernels without a bug"; return; }
+    echo "$1: nothing without a bug"
+}
+
+bug() { # NAME FILE CU MEANS FILTER
+    local name=$1 file=$2 cu=$3 means=$4 filter=$5 seed copy script unchanged='' status by
+    log=$work/$name.log
     [ "$cu" != - ] || cu=$file
     seed=$(realpath -m "$(folder_of "$means")/seeded/$name")
     rm -rf "$seed"
     mkdir -p "$seed/kernels"
     cp -r kernels/cuda "$seed/kernels/"
-    copy=$seed/kernels/cuda/$file unchanged=
+    copy=$seed/kernels/cuda/$file
     while IFS= read -r script; do
         cp "$copy" "$seed/before"
         sed -E -i "$script" "$copy"
         ! cmp -s "$seed/before" "$copy" || unchanged=$script
     done < <(printf '%s' "$table" |
         awk -v name="$name" '/^[^ ]/ {on = $1 == name; next} on {print substr($0, 5)}')
+    : >"$log"
     if [ -n "$unchanged" ]; then
-        : >"$log"; fail "$name: $file has no such line any more: $unchanged"; continue
+        fail "$name: $file has no such line any more: $unchanged"; return
     fi
-    if ! make_for "$means" SEED="$seed" SEED_CU="$cu" "$(folder_of "$means")/tests/all" \
-        "$seed/libnibble_cuda.so" >"$log" 2>&1; then
-        fail "$name: does not build"; continue
+    if ! make_for "$means" SEED="$seed" SEED_CU="$cu" "$seed/libnibble_cuda.so" >"$log" 2>&1; then
+        fail "$name: does not build"; return
     fi
     run "$means" "$seed/libnibble_cuda.so" "$filter"
     status=$?
     by=$(grep -m 1 -oE 'ThreadSanitizer: data race|\[  FAILED  \] [A-Za-z0-9]+\.\w+' "$log")
     case $status:$means in
-    0:*|124:*) fail "$name: not seen by $filter, $means (exit $status)"; continue ;;
-    *:tsan) grep -q 'data race' "$log" || { fail "$name: no data race was reported"; continue; } ;;
+    0:*|124:*) fail "$name: not seen by $filter, $means (exit $status)"; return ;;
+    *:tsan) grep -q 'data race' "$log" || { fail "$name: no data race was reported"; return; } ;;
     esac
-    seen=$((seen + 1))
     echo "$name: $means, ${by:-exit $status}"
     rm -rf "$seed"
-done < <(printf '%s\n' "$rows")
-echo "$seen of $(printf '%s\n' "$names" | wc -l) bugs seen, $failed not"
+}
+tried='' running=0 seen=0 failed=0
+begin() { # NAME COMMAND...
+    if [ $running -ge "$at_once" ]; then wait -n; running=$((running - 1)); fi
+    tried="$tried $1"
+    { "${@:2}" >"$work/$1.said" 2>&1 && : >"$work/$1.done"; } </dev/null &
+    running=$((running + 1))
+}
+for means in $bare; do
+    begin "$means" bare "$means"
+done
+while read -r name file cu means filter; do
+    case " $(echo $wanted) " in *" $name "*) ;; *) continue ;; esac
+    begin "$name" bug "$name" "$file" "$cu" "$means" "$filter"
+done <<<"$rows"
+wait
+for name in $tried; do
+    cat "$work/$name.said"
+    if [ ! -e "$work/$name.done" ]; then
+        failed=$((failed + 1))
+    else
+        case " $bare " in *" $name "*) ;; *) seen=$((seen + 1)) ;; esac
+    fi
+done
+echo "$seen of $(printf '%s\n' "$names" | wc -l) bugs seen, $failed failures"
 [ $failed = 0 ] && [ $seen != 0 ]

@@ -9,7 +9,7 @@ build=$1 status=0 compared=0
 listed=" $(make -s --no-print-directory emu-by-target CUDA=0 | tr '\n' ' ') "
 for object in "$build"/emulated/{kernels/cuda,tests/emu}/*.cu.o; do
     source=${object#"$build"/emulated/} source=${source%.o}
-    is_listed= differs=
+    is_listed='' differs=''
     case $listed in *" $source "*) is_listed=1 ;; esac
     other=$build/emulated100/$source.o
     [ -e "$other" ] || { echo "$other is missing: the build was not with EMU_SHARE=0"; exit 1; }
