@@ -90,10 +90,12 @@ static inline void pass_gradients(const nib_fake_job *job, int64_t row, int64_t 
     } else if (from == to && from == NIB_DT_F32) { /* as words: the bits of a NaN stay */
         const uint32_t *in = (const uint32_t *)(const void *)g;
         uint32_t *out = (uint32_t *)(void *)dst;
+#pragma omp simd
         for (int i = 0; i < n; i++) out[i] = in[i] & (0u - passes[i]);
     } else if (from == to) {
         const uint16_t *in = (const uint16_t *)(const void *)g;
         uint16_t *out = (uint16_t *)(void *)dst;
+#pragma omp simd
         for (int i = 0; i < n; i++) out[i] = (uint16_t)(in[i] & (0u - passes[i]));
     } else {
         for (int i = 0; i < n; i++) {

@@ -114,14 +114,51 @@ static inline void chunk_values(int dtype, float s, int n, const float *v, void 
     for (int i = whole; i < n; i++) nib_store_f32(dtype, to, i, v[i] * s);
 }
 
+/* All bits of 8 elements that are not clamped. */
+static inline __m256 inside8(nib_step step, __m256 y)
+{
+    return _mm256_and_ps(_mm256_cmp_ps(y, _mm256_set1_ps(step.low), _CMP_GE_OQ),
+                         _mm256_cmp_ps(y, _mm256_set1_ps(step.high), _CMP_LE_OQ));
+}
+
 static inline void chunk_mask(nib_step step, int n, const float *y, uint8_t *mask)
 {
-    const __m256 low = _mm256_set1_ps(step.low), high = _mm256_set1_ps(step.high);
+    for (int i = 0; i < n; i += 8) {
+        const int bits = _mm256_movemask_ps(inside8(step, _mm256_loadu_ps(y + i)));
+        mask[i / 8] = (uint8_t)(n - i < 8 ? bits & ((1 << (n - i)) - 1) : bits);
+    }
+}
+
+static inline void chunk_passes(nib_step step, int n, const float *y, uint8_t *passes)
+{
+    for (int i = 0; i < n; i += 8) {
+        const __m256i in = _mm256_castps_si256(inside8(step, _mm256_loadu_ps(y + i)));
+        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(in),
+                                              _mm256_extracti128_si256(in, 1));
+        _mm_storel_epi64((__m128i *)(void *)(passes + i),
+                         _mm_abs_epi8(_mm_packs_epi16(words, words)));
+    }
+}
+
+/* v - y, or v - 0. */
+static inline void chunk_slopes(nib_step step, int n, const float *y, const float *v, float *g)
+{
     for (int i = 0; i < n; i += 8) {
         const __m256 q = _mm256_loadu_ps(y + i);
-        const int bits = _mm256_movemask_ps(_mm256_and_ps(_mm256_cmp_ps(q, low, _CMP_GE_OQ),
-                                                          _mm256_cmp_ps(q, high, _CMP_LE_OQ)));
-        mask[i / 8] = (uint8_t)(n - i < 8 ? bits & ((1 << (n - i)) - 1) : bits);
+        const __m256 d = _mm256_sub_ps(_mm256_loadu_ps(v + i), _mm256_and_ps(q, inside8(step, q)));
+        _mm256_storeu_ps(g + i, _mm256_mul_ps(_mm256_loadu_ps(g + i), d));
+    }
+}
+
+/* nib_sum8's pairs. */
+static inline void chunk_sums(int n, const float *g, float *lanes)
+{
+    for (int i = 0; i < n; i += 8) {
+        const __m256 p = _mm256_loadu_ps(g + i);
+        __m128 sum = _mm_add_ps(_mm256_castps256_ps128(p), _mm256_extractf128_ps(p, 1));
+        sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+        sum = _mm_add_ss(sum, _mm_shuffle_ps(sum, sum, 1));
+        lanes[i / 8] += _mm_cvtss_f32(sum);
     }
 }
 

@@ -52,6 +52,22 @@ static inline void chunk_mask(nib_step step, int n, const float *y, uint8_t *mas
     }
 }
 
+static inline void chunk_passes(nib_step step, int n, const float *y, uint8_t *passes)
+{
+    for (int i = 0; i < n; i++) passes[i] = (uint8_t)!nib_grid_is_clamped(step, y[i]);
+}
+
+static inline void chunk_slopes(nib_step step, int n, const float *y, const float *v, float *g)
+{
+    const int whole = (n + LANES - 1) / LANES * LANES;
+    for (int i = 0; i < whole; i++) g[i] *= nib_grid_slope(step, y[i], v[i]);
+}
+
+static inline void chunk_sums(int n, const float *g, float *lanes)
+{
+    for (int i = 0; i < n; i += NIB_GRID_UNIT) lanes[i / NIB_GRID_UNIT] += nib_sum8(g + i);
+}
+
 static inline void chunk_decode(int bits, nib_step step, int n, const uint8_t *codes, int dtype,
                                 void *to)
 {

@@ -17,6 +17,7 @@ static_assert(NIB_SR_F32 == (int)NIB_STEP_F32 && NIB_SR_E4M3 == (int)NIB_STEP_E4
               && NIB_SR_F16 == (int)NIB_STEP_F16, "step rules");
 
 enum { STEP_CHUNK = 128 };
+static_assert((int)NIB_GRID_UNIT * NIB_GRID_LANES % STEP_CHUNK == 0, "a chunk's lanes");
 
 /* What an instruction set brings, of chunks of n elements, n <= STEP_CHUNK. Arrays of floats have
  * room for whole units of LANES; those in chunk_load's x behind n are 0. */
@@ -28,7 +29,12 @@ static inline void chunk_integers(nib_step step, int n, const float *x, float *y
 static inline void chunk_codes(int bits, const nib_grid *grid, float low, int n, const float *v,
                                uint8_t *to);
 static inline void chunk_values(int dtype, float s, int n, const float *v, void *to);
+/* Which are not clamped: as bits, and as bytes. */
 static inline void chunk_mask(nib_step step, int n, const float *y, uint8_t *mask);
+static inline void chunk_passes(nib_step step, int n, const float *y, uint8_t *passes);
+/* g times the slope; the sums of n's units, added to the lanes. */
+static inline void chunk_slopes(nib_step step, int n, const float *y, const float *v, float *g);
+static inline void chunk_sums(int n, const float *g, float *lanes);
 /* Values of stored codes. */
 static inline void chunk_decode(int bits, nib_step step, int n, const uint8_t *codes, int dtype,
                                 void *to);
@@ -105,11 +111,6 @@ static inline void chunk_of(const step_job *job, nib_step step, int64_t row, int
     else chunk_integers(step, n, x, y, v);
 }
 
-static inline void passes_of(nib_step step, const float *y, int n, uint8_t *passes)
-{
-    for (int i = 0; i < n; i++) passes[i] = (uint8_t)!nib_grid_is_clamped(step, y[i]);
-}
-
 static inline void values_of(const step_job *job, nib_step step, int64_t row, int64_t col, int n)
 {
     const nib_step_request *r = job->request;
@@ -136,7 +137,7 @@ static inline void clamps_of(const step_job *job, nib_step step, int64_t row, in
     float y[STEP_CHUNK], v[STEP_CHUNK];
     uint8_t passes[STEP_CHUNK];
     chunk_of(job, step, row, col, n, y, v);
-    passes_of(step, y, n, passes);
+    chunk_passes(step, n, y, passes);
     pass_gradients(&job->fake, row, col, n, passes);
 }
 
@@ -172,12 +173,10 @@ static inline float piece_sum(const step_job *job, int64_t row, int64_t k, int64
         float y[STEP_CHUNK], v[STEP_CHUNK], g[STEP_CHUNK];
         uint8_t passes[STEP_CHUNK];
         chunk_of(job, step, row, c, n, y, v);
-        load_block((int)job->fake.grad_out->dtype, nib_matrix_at(job->fake.grad_out, row, c), n, g);
-        const int whole = (n + LANES - 1) / LANES * LANES;
-        for (int i = 0; i < whole; i++) g[i] *= nib_grid_slope(step, y[i], v[i]);
-        for (int i = 0; i < whole; i += NIB_GRID_UNIT)
-            lane[(at + i) / NIB_GRID_UNIT % NIB_GRID_LANES] += nib_sum8(g + i);
-        if (clamp) passes_of(step, y, n, passes);
+        chunk_load((int)job->fake.grad_out->dtype, nib_matrix_at(job->fake.grad_out, row, c), n, g);
+        chunk_slopes(step, n, y, v, g);
+        chunk_sums(n, g, lane + at / NIB_GRID_UNIT % NIB_GRID_LANES);
+        if (clamp) chunk_passes(step, n, y, passes);
         pass_gradients(&job->fake, row, c, n, clamp ? passes : NULL);
     }
     return nib_grid_sum_lanes(lane);
