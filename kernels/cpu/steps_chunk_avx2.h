@@ -57,15 +57,18 @@ static inline void chunk_integers(nib_step step, int n, const float *x, float *y
     }
 }
 
+static inline __m256i codes8(__m256 z, const float *v)
+{
+    return _mm256_cvttps_epi32(_mm256_add_ps(_mm256_loadu_ps(v), z));
+}
+
 /* 32 codes as bytes. */
 static inline __m256i codes32(__m256 z, const float *v)
 {
-    __m256i q[4];
-    for (int i = 0; i < 4; i++)
-        q[i] = _mm256_cvttps_epi32(_mm256_add_ps(_mm256_loadu_ps(v + 8 * i), z));
-    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]),
-                                             _mm256_packs_epi32(q[2], q[3]));
-    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    const __m256i first = _mm256_packs_epi32(codes8(z, v), codes8(z, v + 8));
+    const __m256i second = _mm256_packs_epi32(codes8(z, v + 16), codes8(z, v + 24));
+    return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(first, second),
+                                       _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
 static inline void chunk_codes(int bits, const nib_grid *grid, float low, int n, const float *v,
