@@ -22,6 +22,10 @@ batch_stride_of_other  quantize_e2m1.cuh  quantize_cuda.cu  forward OnDeviceBatc
     s/job\.codes \+ z \* job\.codes_stride/job.codes + z * job.scales_stride/
 near_errors_guessed    quantize_search.cuh quantize_kinds_cuda.cu forward OnDeviceSearch*
     s/if \(!__any_sync\(~0u, several\)\) return best;/return best;/
+estimate_out_of_order  quantize_estimate.cuh quantize_kinds_cuda.cu forward OnDeviceSearch*
+    s/fixed\[at \+ 2\]/fixed[at + 1]/
+few_errors_of_one_lane quantize_search.cuh quantize_kinds_cuda.cu forward OnDeviceSearch*
+    s/lane < 16 \? one : other/one/
 half_sum_of_own_first  quantize_search.cuh quantize_kinds_cuda.cu forward OnDeviceSearch*
     s/__shfl_sync\(~0u, p\[i\], 0, 2\)/__shfl_sync(~0u, p[i], 1, 2)/
 tile_of_eight_rows     quantize_e2m1.cuh  quantize_kinds_cuda.cu forward OnDeviceScaleRows*

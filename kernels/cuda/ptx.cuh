@@ -387,11 +387,34 @@ NIB_HALVES(min_bf16x2, "min.bf16x2")
 NIB_HALVES(mul_f16x2, "mul.rn.f16x2")
 #undef NIB_HALVES
 
+/* a * b + c in each half, nearest even, rounded once. */
+__device__ __forceinline__ uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
 /* sm_80 has no mul.bf16x2: a product plus -0, which changes no product. */
 __device__ __forceinline__ uint32_t mul_bf16x2(uint32_t a, uint32_t b)
 {
+    return fma_bf16x2(a, b, 0x80008000u);
+}
+
+/* 1 where a half of a is above b's, as f16, else 0. sm_80 does not compare bf16, but positive ones
+ * below 0x7c00 have the order of f16. */
+__device__ __forceinline__ uint32_t above_f16x2(uint32_t a, uint32_t b)
+{
     uint32_t d;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(0x80008000u));
+    asm("set.gt.f16x2.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+
+/* Bytes of b:a by nibbles of s: __byte_perm, which masks bit 3 of them. It is to be 0. */
+__device__ __forceinline__ uint32_t prmt(uint32_t a, uint32_t b, uint32_t s)
+{
+    uint32_t d;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(s));
     return d;
 }
 

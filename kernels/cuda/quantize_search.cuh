@@ -8,73 +8,27 @@
 #ifndef NIB_QUANTIZE_SEARCH_CUH
 #define NIB_QUANTIZE_SEARCH_CUH
 
-#include "quantize_ways.cuh"
-
-/* What one unit of a code is worth, and the factor, or the divisor and its inverse, that makes the
- * number to be rounded. */
-struct Candidate {
-    float factor, inverse, step;
-};
-
-template <int way>
-__device__ __forceinline__ Candidate make_candidate(const nib_tensor_math &m, uint32_t byte)
-{
-    if constexpr (way == WAY_MX) {
-        return { nib_block_unit_of(&m, byte).factor, 0.0f, nib_block_step(0, byte, 1.0f) };
-    } else {
-        const float scale = e4m3_value(byte), factor = nib_block_unit_e4m3(&m, scale).factor;
-        return { factor, way == WAY_DIVIDE ? 1.0f / factor : 0.0f, scale * m.scales.decode };
-    }
-}
-
-/* Of every E4M3 scale, kept by a block of threads: one load instead of a reciprocal. The first and
- * the last stand for those that a search would find beyond them. */
-struct Candidates {
-    float4 of_byte[2 + NIB_E4M3_LAST + 1 + 7]; /* from byte -2 on, to 6 above a NaN's: what an
-                                                  element is multiplied by, the step, the factor
-                                                  or divisor */
-};
-
-template <int way>
-__device__ __forceinline__ void share_candidates(const nib_tensor_math &m, Candidates &table)
-{
-    const unsigned threads = blockDim.x * blockDim.y;
-    const unsigned first = threadIdx.y * blockDim.x + threadIdx.x;
-    for (unsigned i = first; i < NIB_E4M3_LAST + 10; i += threads) {
-        const Candidate c = make_candidate<way>(m, i < 2 ? 0 : min(i - 2, NIB_E4M3_LAST));
-        table.of_byte[i] = make_float4(way == WAY_DIVIDE ? c.inverse : c.factor, c.step, c.factor,
-                                       0.0f);
-    }
-    __syncthreads();
-}
-
-template <int way>
-__device__ __forceinline__ Candidate candidate_of(const nib_tensor_math &m, const Candidates &table,
-                                                  uint32_t byte)
-{
-    if constexpr (way == WAY_MX) {
-        return make_candidate<way>(m, byte);
-    } else {
-        const float4 c = table.of_byte[2 + byte];
-        return { c.z, c.x, c.y };
-    }
-}
+#include "quantize_estimate.cuh"
 
 /* What the adder rounds 0 <= a <= 4.5 with: as for nib_e2m1_sum, whose bits these sums have. */
 constexpr float low_magic = 0x1p23f - 2.0f;
 
-/* |x| - |value| of the thread's elements. !clamps: nothing is scaled to 7 or more. */
+/* |x| - |value| of an element of magnitude a. !clamps: it is scaled to less than 7. */
+template <int way, bool clamps>
+__device__ __forceinline__ float difference(float a, const Candidate &c)
+{
+    const float y = way == WAY_DIVIDE ? nib_quotient(a, c.factor, c.inverse) : a * c.factor;
+    const float v = clamps ? nib_e2m1_nearest(y) : nib_e2m1_nearest_below7(y);
+    return a - v * c.step;
+}
+
+/* The same of the thread's elements. */
 template <int way, bool clamps, int dtype>
 __device__ __forceinline__ void differences(const Unit<dtype> &x, const Candidate &c,
                                             float (&d)[16])
 {
     NIB_UNROLL
-    for (int i = 0; i < 16; i++) {
-        const float a = fabsf(x.at(i));
-        const float y = way == WAY_DIVIDE ? nib_quotient(a, c.factor, c.inverse) : a * c.factor;
-        const float v = clamps ? nib_e2m1_nearest(y) : nib_e2m1_nearest_below7(y);
-        d[i] = a - v * c.step;
-    }
+    for (int i = 0; i < 16; i++) d[i] = difference<way, clamps>(fabsf(x.at(i)), c);
 }
 
 /* The largest number that a block's elements are scaled to, or a little more. */
@@ -126,93 +80,73 @@ __device__ __forceinline__ bool is_exact(int dtype, float amax, const Candidate 
 }
 
 /* ---- eight E4M3 scales ----
- * Nearly all blocks have one scale whose error is less than the others' by more than any rounding.
- * So errors are first estimated, which takes half the instructions: with products and sums fused,
- * in any order. Only candidates that come close to the least are then computed in full; for one
- * block of a few hundred there is more than one. */
+ * Nearly all blocks have one scale whose error is less than the others' by more than any rounding,
+ * which estimates tell. Only candidates that come close to the least are computed in full; for one
+ * block of several hundred there is more than one. */
 
-/* Distance of candidate i from the base. */
-NIB_HD int mse_distance(unsigned i) { return nib_mse_offset(NIB_EL_E2M1, 1, (int)i); }
-
-/* Errors of all candidates: those of up to most may be the least. */
-struct Estimates {
-    float    e[8], most;
-    unsigned best;
-    bool     several; /* besides the best one's */
-};
-
-/* What is added and subtracted to round need not be of the very number that is rounded: from 3.5 to
- * 4.5, spacings of 1 and of 2 give the same, and low_magic has all others below. So candidates
- * within 9/7 of each other share a limit, up to which one takes low_magic and above which 2^24; and
- * from 13/9 of amax's scale on, no number is beyond 5, and those beyond 4.5 may be made less.
- *
- * Why that many candidates: a term x - v * step is off by less than 2^-18 x, a divisor's inverse
- * included, also where y lies so near a tie that it falls on the wrong side: then the distances to
- * both sides differ by no more. So a sum E of squares is off by less than
- * 2^-17 sqrt(E Z) + 2^-36 Z + 2^-19 E, with Z at least the sum of x^2: by
- * 12 * 2^-18 E + 0.1 * 2^-18 Z, since 2 sqrt(E Z) <= 11 E + Z / 11. Errors further apart than twice
- * that have the order of their estimates. */
-template <int dtype>
-__device__ __forceinline__ Estimates estimate(const Unit<dtype> &x, const Candidates &table,
-                                              uint32_t base, bool pair)
+/* Element j of a lane's unit, or j + 8: j < 8. */
+template <int second, int dtype>
+__device__ __forceinline__ float element_of(const Unit<dtype> &x, unsigned lane, unsigned j)
 {
-    float     factor[8], step[8];
-    Estimates all;
-    float     (&e)[8] = all.e;
-    const float4 *const of_base = table.of_byte + 2 + base;
+    constexpr int words = Unit<dtype>::words / 2; /* of 8 elements */
+    Unit<dtype> found = {};
     NIB_UNROLL
-    for (unsigned i = 0; i < 8; i++) {
-        const float4 c = of_base[mse_distance(i)];
-        factor[i] = c.x, step[i] = c.y, e[i] = 0.0f;
+    for (int i = 0; i < words; i++) {
+        const uint32_t word = __shfl_sync(~0u, x.word[second * words + i], (int)lane);
+        if (j * words / 8 == (unsigned)i) found.word[0] = word;
     }
-    const float most_least = 6.9f * step[3]; /* of -2: what is more has value 6 of -1 as well */
-    const float limit_0 = 4.45f * step[3], limit_1 = 4.45f * step[2], limit_4 = 4.45f * step[5];
-    const auto add = [&](int i, float a, float clamped, float magic) {
-        const float v = fmaf(clamped, factor[i], magic) - magic;
-        const float d = fmaf(-v, step[i], a);
-        e[i] = fmaf(d, d, e[i]);
-    };
-    NIB_UNROLL
-    for (int i = 0; i < 16; i++) {
-        const float a = fabsf(x.at(i));
-        float magic = a > limit_0 ? 0x1p24f : low_magic, clamped = fminf(a, most_least);
-        add(0, a, a, magic), add(1, a, clamped, magic), add(3, a, clamped, magic);
-        magic = a > limit_1 ? 0x1p24f : low_magic; /* 1 and 3 */
-        add(2, a, a, magic), add(4, a, a, magic);
-        clamped = fminf(a, limit_4); /* 4, 5 and 6: more has value 4 of each */
-        add(5, a, clamped, low_magic), add(6, a, clamped, low_magic), add(7, a, clamped, low_magic);
-    }
-    float square = x.square_bound();
-    if (pair) {
-        square += __shfl_xor_sync(~0u, square, 1);
-        NIB_UNROLL
-        for (int i = 0; i < 8; i++) e[i] += __shfl_xor_sync(~0u, e[i], 1);
-    }
-    if (base + 6 > NIB_E4M3_LAST) {
-        NIB_UNROLL
-        for (unsigned i = 0; i < 8; i++) {
-            const int byte = (int)base + mse_distance(i);
-            e[i] = byte <= (int)NIB_E4M3_LAST ? e[i] : NIB_F32_MAX;
-        }
-    }
-    /* Numbers end in their own number, and differ. */
-    uint32_t key[8], first = ~0u, behind = ~0u;
-    NIB_UNROLL
-    for (uint32_t i = 0; i < 8; i++) first = min(first, key[i] = (nib_bits_of(e[i]) & ~7u) | i);
-    NIB_UNROLL
-    for (int i = 0; i < 8; i++) behind = min(behind, key[i] - first - 1); /* the first's is ~0 */
-    all.best = first & 7;
-    all.most = fmaf(nib_float_of(first | 7), 1.0f + 30 * 0x1p-18f, square * 0x1p-20f);
-    all.several = nib_float_of((first + behind + 1) & ~7u) <= all.most;
-    return all;
+    return words == 4 && j % 2 ? found.at(1) : found.at(0);
 }
 
-/* Whether estimate may be asked: scales are normal, nothing but the least differences of it
- * underflows, and nothing but lesser scales than amax's clamps. */
-__device__ __forceinline__ bool is_estimable(uint32_t base, float amax, float factor)
+/* Candidates by the order in which they are tried, the best so far and its error. */
+struct Tried {
+    uint32_t todo, best;
+    float    least;
+    bool     any;
+    __device__ __forceinline__ void take(uint32_t byte, float e)
+    {
+        if (!any || e < least) least = e, best = byte;
+        any = true, todo &= todo - 1;
+    }
+};
+
+__device__ __forceinline__ uint32_t byte_of_first(uint32_t base, uint32_t todo)
 {
-    return base >= 10 && base <= NIB_E4M3_LAST && amax >= 0x1p-40f && amax <= 0x1p60f
-        && amax * factor < 6.5f;
+    return base + (uint32_t)mse_distance(todo ? (unsigned)__ffs((int)todo) - 1 : 0);
+}
+
+/* Errors of candidates of few lanes, 16 elements each: of two lanes' two at a time, by eight lanes,
+ * each of which has two elements. */
+template <int way, int dtype>
+__device__ __forceinline__ void try_few(const nib_tensor_math &m, const Candidates &table,
+                                        const Unit<dtype> &x, uint32_t base, Tried &tried)
+{
+    const unsigned lane = (threadIdx.y * blockDim.x + threadIdx.x) % 32, j = lane % 8;
+    NIB_NO_UNROLL
+    for (;;) {
+        const unsigned asking = __ballot_sync(~0u, tried.todo != 0), more = asking & (asking - 1);
+        if (!asking) return;
+        const unsigned one = (unsigned)__ffs((int)asking) - 1;
+        const unsigned other = more ? (unsigned)__ffs((int)more) - 1 : one;
+        const unsigned source = lane < 16 ? one : other;
+        uint32_t todo = __shfl_sync(~0u, tried.todo, (int)source);
+        if (lane & 8) todo &= todo - 1;
+        const uint32_t  byte = byte_of_first(__shfl_sync(~0u, base, (int)source), todo);
+        const Candidate c = candidate_of<way>(m, table, byte);
+        const float a[2] = { fabsf(element_of<0>(x, source, j)),
+                             fabsf(element_of<1>(x, source, j)) };
+        float d[2];
+        NIB_UNROLL
+        for (int i = 0; i < 2; i++) d[i] = difference<way, true>(a[i], c);
+        float e = d[0] * d[0] + d[1] * d[1];
+        NIB_UNROLL
+        for (int by = 4; by >= 1; by /= 2) e += __shfl_xor_sync(~0u, e, by); /* nib_sum8 */
+        const int   at = lane == one ? 0 : 16;
+        const float first = __shfl_sync(~0u, e, at), second = __shfl_sync(~0u, e, at + 8);
+        if (lane != one && lane != other) continue;
+        tried.take(byte_of_first(base, tried.todo), first);
+        if (tried.todo) tried.take(byte_of_first(base, tried.todo), second);
+    }
 }
 
 /* The byte of least MSE. exact: false if this cannot tell. */
@@ -224,32 +158,42 @@ __device__ __forceinline__ uint32_t search_e4m3(const nib_tensor_math &m,
 {
     const Candidate first = candidate_of<way>(m, table, base);
     const float     factor = way == WAY_DIVIDE ? first.inverse : first.factor;
-    const Estimates some = estimate(x, table, base, pair);
+    float           estimates[8];
+    estimate(x, table, m.scales.encode, base, amax, pair, estimates);
+    const float     likely = likely_candidates<dtype>(estimates, pair);
+    const uint32_t  bits = nib_bits_of(likely);
+    const uint32_t  best = base + (bits >> 23) - (127 + 2);
     const bool      all = !is_estimable(base, amax, factor);
-    const bool      several = searches && (all || some.several);
-    uint32_t        best = base + (uint32_t)mse_distance(some.best);
+    const bool      several = searches && (all || bits << 9);
     if (!__any_sync(~0u, several)) return best;
 
-    unsigned likely = 0;
+    const unsigned near_best = (unsigned)likely;
+    uint32_t       todo = 0;
     NIB_UNROLL
-    for (int i = 0; i < 8; i++) likely |= some.e[i] <= some.most ? 1u << i : 0;
-
-    float least = 0.0f;
-    bool  tried = false;
-    NIB_NO_UNROLL
     for (unsigned i = 0; i < 8; i++) {
         const int  byte = (int)base + mse_distance(i);
         const bool in_range = i == 0 || (byte >= 1 && byte <= (int)NIB_E4M3_LAST);
-        const bool mine = several && (all ? in_range : likely >> i & 1);
-        if (!__any_sync(~0u, mine)) continue;
-        const Candidate c = candidate_of<way>(m, table, mine ? (uint32_t)byte : base);
-        const float     e = squared_error<way>(x, c, amax, pair);
-        if (!mine) continue;
-        exact = exact && is_exact<way>(dtype, amax, c);
-        if (!tried || e < least) least = e, best = (uint32_t)byte;
-        tried = true;
+        todo |= (all ? (uint32_t)in_range : near_best >> (2 + mse_distance(i)) & 1) << i;
     }
-    return best;
+    Tried tried = { several ? todo : 0, best, 0.0f, false };
+    if (way == WAY_DIVIDE && several) { /* if the least and the largest divisor are, all are */
+        const uint32_t low = base < 3 ? min(base, 1u) : base - 2;
+        const uint32_t high = min(base + 6, NIB_E4M3_LAST);
+        exact = is_exact<way>(dtype, amax, candidate_of<way>(m, table, low))
+             && is_exact<way>(dtype, amax, candidate_of<way>(m, table, high));
+    }
+    if (!pair && !__any_sync(~0u, several && all)) {
+        try_few<way>(m, table, x, base, tried);
+        return tried.best;
+    }
+    NIB_NO_UNROLL
+    while (__any_sync(~0u, tried.todo != 0)) { /* each lane its own */
+        const uint32_t  byte = byte_of_first(base, tried.todo);
+        const Candidate c = candidate_of<way>(m, table, byte);
+        const float     e = squared_error<way>(x, c, amax, pair);
+        if (tried.todo) tried.take(byte, e);
+    }
+    return tried.best;
 }
 
 /* The byte of least MSE of three E8M0 scales. */

@@ -256,6 +256,83 @@ NIB_TEST(EmuConvert, ProductsOfHalves)
     expect_extreme<MUL_BF16>(a, b);
 }
 
+/* ---- sums of products, comparisons and bytes of halves ---- */
+
+enum Ternary { FMA_BF16, ABOVE_F16, PRMT };
+
+template <int op> __global__ static void ternary(const uint32_t *in, uint32_t *out)
+{
+    const uint32_t  i = blockIdx.x * blockDim.x + threadIdx.x;
+    const uint32_t *p = in + 3 * i;
+    if constexpr (op == FMA_BF16) out[i] = nib_ptx::fma_bf16x2(p[0], p[1], p[2]);
+    if constexpr (op == ABOVE_F16) out[i] = nib_ptx::above_f16x2(p[0], p[1]);
+    if constexpr (op == PRMT) out[i] = nib_ptx::prmt(p[0], p[1], p[2]);
+}
+
+/* The bf16 nearest to a * b + c, all of which are so near to each other that double is exact, or so
+ * far that c is the sum. */
+static uint32_t nearest_sum(uint32_t a, uint32_t b, uint32_t c)
+{
+    const double x = nib_bf16_to_f32((uint16_t)a), y = nib_bf16_to_f32((uint16_t)b);
+    const double z = nib_bf16_to_f32((uint16_t)c);
+    if (fabs(x * y) < fabs(z) * 0x1p-12) return c;
+    const double sum = x * y + z;
+    if (sum == 0.0) return 0;
+    const double ulp = ldexp(1.0, ilogb(sum) - 7);
+    return nib_bf16_from_f32((float)(nearbyint(sum / ulp) * ulp));
+}
+
+static uint32_t right_ternary(int op, const uint32_t *p)
+{
+    uint32_t want = 0;
+    for (int i = 0; i < 32 && op == PRMT; i += 8) {
+        const uint32_t pick = p[2] >> (i / 2) & 7;
+        want |= (p[pick / 4] >> (pick % 4 * 8) & 0xff) << i;
+    }
+    for (int i = 0; i < 32 && op != PRMT; i += 16) {
+        const uint32_t a = p[0] >> i & 0xffff, b = p[1] >> i & 0xffff, c = p[2] >> i & 0xffff;
+        const bool above = nib_f16_to_f32((uint16_t)a) > nib_f16_to_f32((uint16_t)b);
+        want |= (op == ABOVE_F16 ? (above ? 0x3c00u : 0) : nearest_sum(a, b, c)) << i;
+    }
+    return want;
+}
+
+template <int op> static void expect_ternary(const std::vector<uint32_t> &in)
+{
+    Device<uint32_t> from(in), out(in.size() / 3);
+    NIB_LAUNCH(ternary<op>, (unsigned)in.size() / 3 / 256, 256, 0, 0, (const uint32_t *)from,
+               (uint32_t *)out);
+    const std::vector<uint32_t> got = out.read();
+    for (size_t i = 0; i < got.size() && !nib_test_failed(); i++) {
+        const uint32_t want = right_ternary(op, &in[3 * i]);
+        EXPECT(got[i] == want, "ternary %d of %#x, %#x and %#x: %#x, not %#x", op, in[3 * i],
+               in[3 * i + 1], in[3 * i + 2], got[i], want);
+    }
+}
+
+/* Halves with exponents near those of 1 and, for sums, some far greater ones; every half beside
+ * itself and its neighbours; bytes chosen by any three bits of a nibble. */
+NIB_TEST(EmuConvert, SumsComparisonsAndBytes)
+{
+    std::vector<uint32_t> sums, pairs, bytes;
+    Random random(19);
+    for (int i = 0; i < 65536; i++) {
+        for (int k = 0; k < 3; k++) {
+            uint32_t low = 0x3c00 + random.next() % 0x780, high = 0x3c00 + random.next() % 0x780;
+            if (k == 2 && i % 8 == 0) low += 0x1800, high += 0x1800;
+            const uint32_t signs = random.next() & 0x80008000u;
+            sums.push_back(low | high << 16 | signs);
+        }
+        const uint32_t h = (uint32_t)i, more = random.next();
+        const uint32_t beside = (h + more % 3 - 1) & 0xffff;
+        pairs.insert(pairs.end(), { h | more << 16, beside | more << 16, 0 });
+        bytes.insert(bytes.end(), { more, random.next(), random.next() & 0x7777 });
+    }
+    expect_ternary<FMA_BF16>(sums);
+    expect_ternary<ABOVE_F16>(pairs);
+    expect_ternary<PRMT>(bytes);
+}
+
 /* Differences over a part of all f32. */
 #if NIB_ON_EMULATOR
 static uint32_t model_of(int op, float x)

@@ -105,17 +105,27 @@ NIB_EMU_HALVES(max_bf16x2, 0x7f80, true)
 NIB_EMU_HALVES(min_bf16x2, 0x7f80, false)
 #undef NIB_EMU_HALVES
 
-/* Exact in double, then to f32 with a sticky last bit: rounding to halves is the only one. */
-static inline float product_of(float a, float b)
+/* To f32 with a sticky last bit: rounding to halves is the only one. */
+static inline float sticky_float(double exact)
 {
-    const double exact = (double)a * (double)b;
-    float        f = (float)exact;
+    float f = (float)exact;
     if (exact == exact && (double)f != exact) {
         uint32_t bits = nib_emu::to_bits(f);
         if (std::fabs((double)f) > std::fabs(exact)) bits--;
         f = nib_emu::from_bits<float>(bits | 1u);
     }
     return f;
+}
+static inline float product_of(float a, float b) { return sticky_float((double)a * (double)b); }
+/* sum + lost, which is less than sum's last bit, towards 0 and with a sticky last bit. */
+static inline double sticky_double(double sum, double lost)
+{
+    uint64_t bits;
+    memcpy(&bits, &sum, sizeof bits);
+    if ((lost < 0.0) != (sum < 0.0)) bits--;
+    bits |= 1;
+    memcpy(&sum, &bits, sizeof sum);
+    return sum;
 }
 static inline uint32_t mul_f16(uint32_t a, uint32_t b)
 {
@@ -134,6 +144,44 @@ static inline uint32_t mul_bf16(uint32_t a, uint32_t b)
 static inline uint32_t mul_bf16x2(uint32_t a, uint32_t b)
 {
     return mul_bf16(a >> 16, b >> 16) << 16 | mul_bf16(a, b);
+}
+
+/* The same of a sum: what a double loses of it goes into its last bit first. */
+static inline uint32_t fma_bf16(uint32_t a, uint32_t b, uint32_t c)
+{
+    const double p = (double)nib_emu::from_bits<float>(a << 16)
+                   * (double)nib_emu::from_bits<float>(b << 16);
+    const double q = (double)nib_emu::from_bits<float>(c << 16), sum = p + q;
+    if (!(std::fabs(sum) < HUGE_VAL)) return nib_emu::bf16_of((float)sum);
+    const double part = sum - p, lost = (p - (sum - part)) + (q - part);
+    return nib_emu::bf16_of(sticky_float(lost == 0.0 ? sum : sticky_double(sum, lost)));
+}
+static inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c)
+{
+    return fma_bf16(a >> 16, b >> 16, c >> 16) << 16 | fma_bf16(a, b, c);
+}
+
+static inline uint32_t above_f16x2(uint32_t a, uint32_t b)
+{
+    uint32_t mask = 0;
+    for (int i = 0; i < 32; i += 16) {
+        const float x = nib_emu::f32_of_f16(a >> i & 0xffff);
+        const float y = nib_emu::f32_of_f16(b >> i & 0xffff);
+        if (x > y) mask |= 0x3c00u << i;
+    }
+    return mask;
+}
+
+/* Bit 3 of a nibble would take the byte's sign: not written here, as no kernel is to need it. */
+static inline uint32_t prmt(uint32_t a, uint32_t b, uint32_t s)
+{
+    const uint64_t both = (uint64_t)b << 32 | a;
+    uint32_t       r = 0;
+    for (int i = 0; i < 32; i += 8) {
+        const uint32_t pick = s >> (i / 2) & 15;
+        r |= (pick & 8 ? 0xeeu : (uint32_t)(both >> (8 * pick)) & 0xff) << i;
+    }
+    return r;
 }
 
 struct alignas(32) Bytes32 {

@@ -63,6 +63,22 @@ static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned s)
     return r;
 }
 
+/* Sums of products of unsigned integers: of bytes, and of halves of a with the lower or the upper
+ * two bytes of b. */
+static inline unsigned __dp4a(unsigned a, unsigned b, unsigned sum)
+{
+    for (int i = 0; i < 32; i += 8) sum += (a >> i & 0xff) * (b >> i & 0xff);
+    return sum;
+}
+static inline unsigned __dp2a_lo(unsigned a, unsigned b, unsigned sum)
+{
+    return sum + (a & 0xffff) * (b & 0xff) + (a >> 16) * (b >> 8 & 0xff);
+}
+static inline unsigned __dp2a_hi(unsigned a, unsigned b, unsigned sum)
+{
+    return __dp2a_lo(a, b >> 16, sum);
+}
+
 /* Cache hints change no value. */
 template <class T> T __ldg(const T *p) { return *p; }
 template <class T> T __ldcg(const T *p) { return *p; }

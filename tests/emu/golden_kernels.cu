@@ -153,7 +153,11 @@ __global__ void golden_min_bf16x2(uint32_t *p) { p[2] = nib_ptx::min_bf16x2(p[0]
 /* want mul.rn.f16x2 %, %, % */
 __global__ void golden_mul_f16x2(uint32_t *p) { p[2] = nib_ptx::mul_f16x2(p[0], p[1]); }
 /* want fma.rn.bf16x2 %, %, %, % */
-__global__ void golden_mul_bf16x2(uint32_t *p) { p[2] = nib_ptx::mul_bf16x2(p[0], p[1]); }
+__global__ void golden_fma_bf16x2(uint32_t *p) { p[3] = nib_ptx::fma_bf16x2(p[0], p[1], p[2]); }
+/* want set.gt.f16x2.f16x2 %, %, % */
+__global__ void golden_above_f16x2(uint32_t *p) { p[2] = nib_ptx::above_f16x2(p[0], p[1]); }
+/* want prmt.b32 %, %, %, % */
+__global__ void golden_prmt(uint32_t *p) { p[3] = nib_ptx::prmt(p[0], p[1], p[2]); }
 
 #define LD_ONCE(name, type)                                                     \
     __global__ void golden_ld_once_##name(const type *in, type *out)            \
