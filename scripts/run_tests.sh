@@ -302,6 +302,8 @@ all_schedules() { # TARGET
     for schedule in forward reverse random skew; do
         on_emulator "$BUILD" "$1" $schedule
     done
+    NIB_EMU_INJECT=sm=90 NIB_EMU_SCHEDULE=random on_cuda "suite on emulated cuda, sm_90, random" \
+        "$BUILD" "$BUILD/emulated/libnibble_cuda.so"
 }
 full_emulator80()  { all_schedules 80; }
 full_emulator100() { all_schedules 100; }

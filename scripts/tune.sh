@@ -21,7 +21,7 @@ done
 mkdir -p "$out"
 "$qbench" gemm --backend cuda --device "${DEVICE:-0}" --dtype "${DTYPE:-bf16}" \
     --format "${FORMAT:-nvfp4}" --model "${MODELS:-llama-3.1-8b}" --cache weights \
-    --tactic small8,small16,tile32,tile64,exact \
+    --tactic small8,small16,tile32,tile64,wgmma128,exact \
     --m 1,4,8,16,24,32,48,64,96,128,256,512,1024,2048 --no-baseline \
     --no-verify --min-time 0.1 --max-time 0.5 --json "$out/rows.json"
 exec python3 scripts/tune_table.py "$out/rows.json"

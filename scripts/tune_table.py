@@ -8,7 +8,7 @@ import collections
 import json
 import sys
 
-KERNELS = ["small8", "small16", "tile32", "tile64", "exact"]
+KERNELS = ["small8", "small16", "tile32", "tile64", "wgmma128", "exact"]
 
 
 def layer_of(row):

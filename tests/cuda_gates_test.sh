@@ -20,7 +20,7 @@ make --no-print-directory CUDA=1 BUILD="$build" "$build/libnibble_cuda.a" || exi
 
 # ---- seeds: each kernel has one fault ----
 
-seeds="good spilling frame double contracted calling"
+seeds="good spilling frame double contracted calling serialized"
 head='#include <stdint.h>
 #define IN const uint4 *__restrict__ in
 #define AT (blockIdx.x * blockDim.x + threadIdx.x)'
@@ -68,6 +68,22 @@ cat >"$work/calling.cu" <<END
 $head
 __device__ __noinline__ int other(int x) { return x * x + 7; }
 __global__ void calling(const int *in, int *out) { out[AT] = other(in[AT]); }
+END
+cat >"$work/serialized.cu" <<END
+$head
+#define MULTIPLY(d, a) asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 " \\
+    "{%0, %1, %2, %3}, {%4, %4, %4, %4}, %5, 1, 1, 1, 0;"                               \\
+    : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a), "l"(b))
+__global__ void serialized(uint64_t b, float *out, uint32_t x)
+{
+    float d[4] = {};
+    asm volatile("wgmma.fence.sync.aligned;");
+    MULTIPLY(d, x);
+    d[0] += 1;
+    MULTIPLY(d, x);
+    asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;");
+    out[AT] = d[0] + d[1] + d[2] + d[3];
+}
 END
 
 compile() { # FOLDER SETTING...: what make's rule keeps of each seed
@@ -118,6 +134,8 @@ seed fine contracted 'contracted 99\n' \
     "contracted .* bytes 99999\ncontracted .* allows $(grep -o '[^ ]*fma[^ ]*' "$work/gates.txt" |
         sed 's/\\/\\\\/g')\n"
 seed 'calling: .*call|a function' calling 'calling 99\n' 'calling .* bytes 99999\n'
+seed 'serialized.cu: ptxas lets no products run on' serialized 'serialized 99\n' \
+    'serialized .* bytes 99999\n'
 seed 'contracted: no line in .* it has [0-9]+ registers' contracted '' ''
 seed 'good: [0-9]+ registers, the budget is 2' good 'good 2\n' ''
 seed 'no kernel is absent' good 'absent 40\n' ''

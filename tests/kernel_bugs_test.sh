@@ -5,9 +5,10 @@
 #   KERNEL_BUGS=1/3, 2/3, 3/3; tsan                 each third of the schedules'; the sanitizer's
 #   KERNEL_BUGS="name name" ...                     these; without it 3 that change with commits
 #
-# Each row: name, file, the .cu that is compiled again if another, how it is seen (a schedule or
-# tsan), the tests that see it; then sed's script, each line of which must change the file. Where a
-# race needs more work than one turn of a block, the script makes the grid smaller, or the blocks.
+# Each row: name, file, the .cu that is compiled again if another, how it is seen (a schedule, sm90:
+# forward on a device with wgmma, or tsan), the tests that see it; then sed's script, each line of
+# which must change the file. Where a race needs more work than one turn of a block, the script
+# makes the grid smaller, or the blocks.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 build=${BUILD:-build}
@@ -133,6 +134,20 @@ product_chunk_end_lost gemm_tile_cuda.cu  -                 forward OnDeviceGemm
     s/in_chunk == 0 \|\| u \+ 1 == left/in_chunk == 0/
 product_stripe_too_far gemm_tile_cuda.cu  -                 forward OnDeviceGemm*
     s/i < from->stripes/i <= from->stripes/
+product_word_misplaced gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm*
+    s/lane \/ 8 \* 4;/(lane \/ 8 ^ 1) * 4;/
+product_columns_past_k gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm*
+    s/NIB_GEMM_TILE < from->columns/NIB_GEMM_TILE <= from->columns/
+product_copies_unknown gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm*
+    /nib_ptx::fence_proxy_async\(\);/d
+product_weights_in_use gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm*
+    s/wgmma_wait<1>/wgmma_wait<2>/
+product_step_in_use    gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm*
+    s/ahead = STAGES - 2/ahead = STAGES - 1/
+product_sums_in_use    gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm*
+    s/^        nib_ptx::wgmma_wait<0>/        nib_ptx::wgmma_wait<1>/
+product_stripe_scaled  gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm*
+    s/lo \| hi << 16/hi | lo << 16/
 product_sums_too_high  gemm_floor.cuh     gemm_small_cuda.cu forward OnDeviceGemmValue.E8M0*
     s/\(127 \+ down\)/127/
 product_floor_too_low  gemm_floor.cuh     gemm_tile_cuda.cu forward OnDeviceGemmValue.E8M0*
@@ -177,7 +192,7 @@ names=$(printf '%s\n' "$rows" | awk '{print $1}')
 plain=$(printf '%s\n' "$rows" | awk '$4 != "tsan" {print $1}')
 wanted=${KERNEL_BUGS:-} at_once=$(nproc) bare=
 case $wanted in
-all)   wanted=$names bare="forward tsan" ;;
+all)   wanted=$names bare="forward sm90 tsan" ;;
 tsan)  wanted=$(printf '%s\n' "$rows" | awk '$4 == "tsan" {print $1}') bare=tsan ;;
 */*)   [ "${wanted%/*}" != 1 ] || bare=forward
        wanted=$(printf '%s\n' "$plain" | awk "NR % ${wanted#*/} == ${wanted%/*} % ${wanted#*/}") ;;
@@ -212,10 +227,11 @@ make_for() { # MEANS TARGET...
 folder_of() { case $1 in tsan) echo "$build/tsan" ;; *) echo "$build" ;; esac; }
 
 run() { # MEANS LIBRARY FILTER [SECONDS]
-    local schedule=$1
-    [ "$schedule" != tsan ] || schedule=forward
+    local schedule=$1 inject=none
+    case $schedule in sm90) inject=sm=90 ;; esac
+    case $schedule in sm90|tsan) schedule=forward ;; esac
     NIBBLE_TEST_DEVICE=cuda NIBBLE_CUDA_LIBRARY=$2 NIB_EMU_SCHEDULE=$schedule OMP_NUM_THREADS=1 \
-        TSAN_OPTIONS="exitcode=66 halt_on_error=1 history_size=7" \
+        NIB_EMU_INJECT=$inject TSAN_OPTIONS="exitcode=66 halt_on_error=1 history_size=7" \
         timeout "${4:-900}" "$(folder_of "$1")/tests/all" --gtest_filter="$3" --gtest_fail_fast \
         >"$log" 2>&1
 }

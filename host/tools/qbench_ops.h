@@ -42,7 +42,7 @@ extern const nib_qb_op nib_qb_hessian, nib_qb_hessian_grouped, nib_qb_hessian_in
 /* What --tactic takes; qbench_gemm_kernels.c tells of each. */
 #define NIB_QB_TACTIC_NAMES                                                                  \
     "rows", "panel", "rows-int8", "panel-int8", "small8", "small16", "tile32", "tile64",         \
-    "exact"
+    "wgmma128", "exact"
 extern const char *const nib_qb_tactic_names[]; /* the same, ending with NULL */
 void nib_qb_list_kernels(void);
 

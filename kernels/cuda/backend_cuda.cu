@@ -42,6 +42,7 @@ static const struct {
     { NIB_PREPARE_GEMM, "loading the packing kernels", nib_cuda_load_gemm_pack },
     { NIB_PREPARE_GEMM, "loading products' small kernels", nib_cuda_load_gemm_small },
     { NIB_PREPARE_GEMM, "loading products' tiles", nib_cuda_load_gemm_tile },
+    { NIB_PREPARE_GEMM, "loading products by wgmma", nib_cuda_load_gemm_wgmma },
     { NIB_PREPARE_GEMM, "loading dequantization for products", nib_cuda_load_gemm_exact },
     { NIB_PREPARE_GPTQ, "loading Hessians' kernels", nib_cuda_load_hessian },
     { NIB_PREPARE_GPTQ, "loading factors' kernels", nib_cuda_load_gptq_factor },
@@ -133,6 +134,14 @@ bool nib_cuda_compiled_for(const char *archs, int32_t capability)
             return true;
         }
     }
+    return false;
+}
+
+bool nib_cuda_has_arch(const char *archs, const char *arch)
+{
+    const size_t length = strlen(arch);
+    for (const char *word = archs; *word; word += strcspn(word, " "), word += strspn(word, " "))
+        if (strcspn(word, " ") == length && !strncmp(word, arch, length)) return true;
     return false;
 }
 

@@ -8,16 +8,18 @@
 
 /* ---- tactics ---- */
 
-enum { SMALL8, SMALL16, TILE32, TILE64, EXACT, TACTICS };
+enum { SMALL8, SMALL16, TILE32, TILE64, WGMMA128, EXACT, TACTICS };
 
-static const char *const names[TACTICS] = { "small8", "small16", "tile32", "tile64", "exact" };
+static const char *const names[TACTICS] = { "small8", "small16", "tile32", "tile64", "wgmma128",
+                                            "exact" };
 static const char *const reasons[TACTICS] = {
     "at most 8 rows: the weights' memory is the limit, and tensor cores take them as they come",
     "at most 16 rows: the weights' memory is the limit, and tensor cores take them as they come",
     "weights are decoded once for 32 rows", "weights are decoded once for 64 rows",
+    "weights are decoded once for 128 rows, and wgmma has all of Hopper's tensor cores",
     "many rows: dequantizing to scratch, a part at a time, costs little beside cublasLt's product",
 };
-static const int tokens_of[TACTICS] = { 8, 16, 32, 64, 0 };
+static const int tokens_of[TACTICS] = { 8, 16, 32, 64, 128, 0 };
 static const int64_t MOST_ROWS = 1 << 20;
 static const int64_t MOST_GROUPS = 65535; /* of a grid's third dimension: small kernels' tokens */
 
@@ -57,6 +59,18 @@ static const char *refused(const nib_gemm_options *o, const nib_device_info *inf
     return nullptr;
 }
 
+/* The kernels are sm_90a's alone; of a build with sm_90's too it is not said which a GPU takes. */
+static bool has_wgmma(const nib_gemm_options *o, const nib_device_info *info)
+{
+#ifdef NIB_CUDA_ARCHS
+    const bool built = nib_cuda_has_arch(NIB_CUDA_ARCHS, "sm_90a")
+                    && !nib_cuda_has_arch(NIB_CUDA_ARCHS, "sm_90");
+#else
+    const bool built = true;
+#endif
+    return built && info->compute_capability == 90 && o->accumulate == NIB_GEMM_ACCUMULATE_F32;
+}
+
 int32_t nib_cuda_gemm_tactics(const nib_gemm_options *o, const nib_device_info *info,
                               nib_gemm_tactic *tactics, char *why)
 {
@@ -66,7 +80,8 @@ int32_t nib_cuda_gemm_tactics(const nib_gemm_options *o, const nib_device_info *
         if (why) snprintf(why, NIB_WHY_BYTES, "%s", no);
         return 0;
     }
-    for (int id = SMALL8; id <= TILE64; id++) {
+    for (int id = SMALL8; id <= WGMMA128; id++) {
+        if (id == WGMMA128 && !has_wgmma(o, info)) continue;
         const int64_t most = id <= SMALL16 ? MOST_GROUPS * tokens_of[id] : MOST_ROWS;
         tactics[count++] = tactic_of(id, 1, most);
     }
@@ -78,7 +93,8 @@ int32_t nib_cuda_gemm_tactics(const nib_gemm_options *o, const nib_device_info *
 }
 
 /* Without cublasLt, or where it may not be used, the largest tile goes on. With batch_invariant
- * either the small kernels, which agree bit by bit, or the tiles, which do with one split. */
+ * either the small kernels, which agree bit by bit, or the tiles, which do with one split; wgmma's
+ * sums go in another order. */
 int32_t nib_cuda_gemm_plan(const nib_gemm_options *o, const nib_device_info *info,
                            nib_gemm_tactic *tactics, char *why)
 {
@@ -88,8 +104,10 @@ int32_t nib_cuda_gemm_plan(const nib_gemm_options *o, const nib_device_info *inf
     const nib_gemm_table *t = table_of(info);
     const bool    exact = all[there - 1].id == EXACT;
     const bool    small_only = o->batch_invariant && o->m_max <= 4 * t->small16;
+    const bool    wgmma = t->wgmma128 && has_wgmma(o, info) && !o->batch_invariant;
     const int64_t last[TACTICS] = { t->small8, small_only ? MOST_ROWS : t->small16, t->tile32,
-                                    exact ? t->tile64 : MOST_ROWS, INT32_MAX };
+                                    exact || wgmma ? t->tile64 : MOST_ROWS,
+                                    !wgmma ? 0 : exact ? t->wgmma128 : MOST_ROWS, INT32_MAX };
     const int first = o->batch_invariant && !small_only ? TILE32 : SMALL8;
     int32_t   count = 0;
     int64_t   low = 1;
@@ -266,6 +284,8 @@ nib_status nib_cuda_gemm_run(const nib_launch *launch, const nib_gemm_request *r
         NIB_CUDA_TRY(nib_cuda_gemm_exact(launch, r, job));
     else if (r->tactic <= SMALL16)
         nib_cuda_gemm_small(job, layout, dtype, scale, f16_sums, tokens_of[r->tactic], stream);
+    else if (r->tactic == WGMMA128)
+        nib_cuda_gemm_wgmma(job, dtype, scale, stream);
     else
         nib_cuda_gemm_tile(job, layout, dtype, scale, f16_sums, tokens_of[r->tactic], stream);
     return nib_cuda_end(launch, "gemm");

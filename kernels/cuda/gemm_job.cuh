@@ -122,11 +122,13 @@ __device__ __forceinline__ bool gemm_is_column(const GemmJob &job, int64_t n, in
 void nib_cuda_gemm_reduce(const GemmJob &job, cudaStream_t stream);
 
 /* Launchers, a file each. dtype: NIB_DT_F16 or BF16 of the activations. job.splits and partials are
- * set. small: tokens 8 or 16; tile: tokens 32 or 64 of a CTA. */
+ * set. small: tokens 8 or 16; tile: tokens 32 or 64 of a CTA; wgmma: layout SM80, f32 sums, a
+ * GPU and an image of sm_90a, and 128 tokens. */
 void nib_cuda_gemm_small(const GemmJob &job, int layout, int dtype, int scale, bool f16_sums,
                          int tokens, cudaStream_t stream);
 void nib_cuda_gemm_tile(const GemmJob &job, int layout, int dtype, int scale, bool f16_sums,
                         int tokens, cudaStream_t stream);
+void nib_cuda_gemm_wgmma(const GemmJob &job, int dtype, int scale, cudaStream_t stream);
 
 /* Dequantize to scratch, then cublasLt. gemm_exact_cuda.cu; why_not: NULL if it can be had. */
 const char *nib_cuda_gemm_exact_why_not(const nib_device_info *info);

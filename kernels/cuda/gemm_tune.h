@@ -36,12 +36,16 @@ enum {
      * A warp of 32 rows by 128 tokens would decode once, but take 710 cycles. What would take fewer
      * bytes is 256 x 128 without a cut of K among warps, 200 K for as many products, whose 16 warps
      * of 32 rows by 64 tokens would take 625 cycles of shared memory; Hopper's wgmma, which reads
-     * one copy of the activations for four warps; or activations multicast to a cluster's CTAs.
+     * one copy of the activations for four warps (gemm_wgmma); or activations multicast to a
+     * cluster's CTAs.
      * Two CTAs an SM of 32 tokens would leave 128 registers, and spill: 235 to 243 instructions. */
     NIB_GEMM_TILE_STRIPES = 4,
     NIB_GEMM_TILE_PER_SM = 1,
     NIB_GEMM_TILE32_STAGES = 4,
     NIB_GEMM_TILE64_STAGES = 4,
+    /* wgmma: steps of 50 KB, two under way, where 29 KB would do; one in use, and one whose
+     * products may not have ended. One CTA an SM. */
+    NIB_GEMM_WGMMA_STAGES = 4,
     NIB_GEMM_TILE_MIN_UNITS = 4, /* in a split */
     NIB_GEMM_TILE_MAX_SPLITS = 16,
     NIB_GEMM_REDUCE_THREADS = 256,
@@ -67,18 +71,21 @@ enum {
 
 /* The last M for which a plan takes each kernel; beyond: exact. By compute capability, the last
  * line whose capability is not above the device's. Predicted, from reference figures: Marlin-like
- * kernels fall behind dequantize + cuBLAS at M = 512 (A100) to 1024 (H100). */
+ * kernels fall behind dequantize + cuBLAS at M = 512 (A100) to 1024 (H100).
+ *
+ * wgmma128 has not run on a GPU yet, and no plan takes it: 0. { 90, 8, 16, 32, 64, 512 } turns it
+ * on, as predicted (profiles/predicted), for plans whose rows may depend on M. */
 typedef struct nib_gemm_table {
-    int capability, small8, small16, tile32, tile64;
+    int capability, small8, small16, tile32, tile64, wgmma128;
 } nib_gemm_table;
 
 static const nib_gemm_table nib_gemm_tables[] = {
-    /*  sm  small8 16  tile32 64 */
-    {  80,  8,     16, 32,    512 },
-    {  86,  8,     16, 32,    2048 }, /* GDDR: the scratch's traffic costs more */
-    {  90,  8,     16, 32,    512 },
-    { 100,  8,     16, 32,    256 },
-    { 120,  8,     16, 32,    1024 },
+    /*  sm  small8 16  tile32 64    wgmma128 */
+    {  80,  8,     16, 32,    512,  0 },
+    {  86,  8,     16, 32,    2048, 0 }, /* GDDR: the scratch's traffic costs more */
+    {  90,  8,     16, 32,    512,  0 },
+    { 100,  8,     16, 32,    256,  0 },
+    { 120,  8,     16, 32,    1024, 0 },
 };
 
 #endif

@@ -60,6 +60,7 @@ void nib_cuda_load_again(const nib_launch *launch, void (*load)());
 nib_status nib_cuda_probe(int32_t ordinal, nib_device_info *info, char *why);
 /* Whether code for archs, such as "sm_80 sm_90a sm_100f compute_90", runs on this capability. */
 bool nib_cuda_compiled_for(const char *archs, int32_t capability);
+bool nib_cuda_has_arch(const char *archs, const char *arch); /* one of the words */
 
 #define NIB_CUDA_TRY(call) \
     do { const nib_status nib_try_ = (call); if (nib_try_ != NIB_OK) return nib_try_; } while (0)
@@ -190,6 +191,7 @@ cudaError_t nib_cuda_load_gemm();
 cudaError_t nib_cuda_load_gemm_pack();
 cudaError_t nib_cuda_load_gemm_small();
 cudaError_t nib_cuda_load_gemm_tile();
+cudaError_t nib_cuda_load_gemm_wgmma();
 cudaError_t nib_cuda_load_gemm_exact(); /* and cublasLt, if it is there */
 cudaError_t nib_cuda_load_hessian(); /* and cublasLt, if it is there */
 cudaError_t nib_cuda_load_gptq_factor(); /* and cuSOLVER, if it is there */

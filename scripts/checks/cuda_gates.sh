@@ -6,8 +6,9 @@
 # FOLDER has the X.cu.keep of cuda.mk: for each target PTX and, but for PTX that is shipped itself,
 # a cubin of the same name; and log.txt with what ptxas -v says. BUDGET (kernels/cuda/budget.txt):
 # a kernel and its registers at most; the first line that fits counts. GATES (of the same folder)
-# says its columns itself. Whatever the tables say, no kernel may spill, have a stack frame, or
-# stand without a line of BUDGET; a line that no kernel uses is an error.
+# says its columns itself. Whatever the tables say, no kernel may spill, have a stack frame, have
+# its wgmma serialized by ptxas, or stand without a line of BUDGET; a line that no kernel uses is an
+# error.
 #
 # A kernel's name is as in the source, template arguments included and without blanks:
 # quantize_block<2,16,true>. Tables hold extended regular expressions for the whole name.
@@ -33,6 +34,7 @@ for keep in "${keeps[@]}"; do
             split($0, quoted, "\047"); kernel = quoted[2]; target = quoted[4]; open = 1
             sub(/^sm_/, "", target)
         }
+        /\(C75[0-9]+\).*(wgmma|GMMA)/ { tell("ptxas lets no products run on: " $0) }
         /Function properties for/ && $NF != kernel { tell($NF " is a function of its own") }
         /bytes stack frame/ && open { stack = $1; stores = $5; loads = $9 }
         /Used [0-9]+ registers/ && open {

@@ -145,6 +145,9 @@ NIB_TEST(CudaBackend, CodeOfATargetRunsWhereCudaSays)
                    "'%s' on %d", row.archs, capabilities[i]);
         }
     }
+    EXPECT(nib_cuda_has_arch("sm_80 sm_90a", "sm_90a") && nib_cuda_has_arch("sm_90a", "sm_90a")
+           && !nib_cuda_has_arch("sm_90a sm_80", "sm_90") && !nib_cuda_has_arch("", "sm_90")
+           && !nib_cuda_has_arch("sm_90 compute_90", "sm_90a"), "whole words");
 }
 
 /* ---- one call: begin, checks, launch, end ---- */

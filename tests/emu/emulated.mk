@@ -21,9 +21,9 @@ EMU_CXXFLAGS ?= $(if $(filter file,$(origin CXXFLAGS)),-O1 -g1)
 ALL_EMU_FLAGS = $(ALL_CPPFLAGS) $(ALL_CXXFLAGS) $(EMU_CXXFLAGS)
 EMU_SHARE ?= 1
 EMU_BY_TARGET := $(patsubst %,kernels/cuda/%_cuda.cu,fakequant gemm_exact gemm_small gemm_tile \
-                     grouped quantize quantize_both quantize_kinds transform) \
-                 $(patsubst %,tests/emu/%_emu_test.cu,backend capture device gemm_exact stream \
-                     transform)
+                     gemm_wgmma grouped quantize quantize_both quantize_kinds transform) \
+                 $(patsubst %,tests/emu/%_emu_test.cu,backend capture device gemm_exact \
+                     gemm_wgmma quantize_estimate stream transform wgmma)
 emu_once  := $(if $(filter 0,$(EMU_SHARE)),,$(filter-out $(EMU_BY_TARGET),$(EMU_CU) $(EMU_TESTS)))
 emu_obj    = $(patsubst %,$(BUILD)/emulated/%.o,$(filter $(emu_once),$(2))) \
              $(patsubst %,$(BUILD)/emulated$(1)/%.o,$(filter-out $(emu_once),$(2)))

@@ -142,7 +142,8 @@ int32_t tactic_of(const Case &c, const nib_gemm_options &o)
     nib_gemm_tactic all[NIB_GEMM_TACTICS];
     nib_device_info info = {};
     char            why[NIB_WHY_BYTES] = "";
-    info.compute_capability = o.layout == NIB_GEMM_LAYOUT_SM100 ? 100 : 80;
+    info.compute_capability = o.layout == NIB_GEMM_LAYOUT_SM100 ? 100
+                            : !strncmp(c.tactic, "wgmma", 5) ? 90 : 80;
     const int32_t count = nib_cuda_gemm_tactics(&o, &info, all, why);
     for (int32_t i = 0; i < count; i++) {
         if (!strcmp(all[i].name, c.tactic)) return all[i].id;
@@ -181,6 +182,7 @@ Bytes multiply(const Case &c, const Inputs &in)
     launch.workspace = (uint8_t *)workspace;
     launch.debug = 1;
     launch.why = why;
+    EXPECT_CUDA(nib_cuda_load_gemm_wgmma());
     EXPECT_CUDA(nib_cuda_load_gemm_tile()); /* a reset emulator has forgotten its attributes */
     const nib_status status = nib_cuda_gemm_run(&launch, &request);
     EXPECT(status == NIB_OK, "status %d: %s", status, why);
