@@ -134,19 +134,19 @@ product_chunk_end_lost gemm_tile_cuda.cu  -                 forward OnDeviceGemm
     s/in_chunk == 0 \|\| u \+ 1 == left/in_chunk == 0/
 product_stripe_too_far gemm_tile_cuda.cu  -                 forward OnDeviceGemm*
     s/i < from->stripes/i <= from->stripes/
-product_word_misplaced gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm*
+product_word_misplaced gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm.*
     s/lane \/ 8 \* 4;/(lane \/ 8 ^ 1) * 4;/
-product_columns_past_k gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm*
+product_columns_past_k gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm.*
     s/NIB_GEMM_TILE < from->columns/NIB_GEMM_TILE <= from->columns/
-product_copies_unknown gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm*
+product_copies_unknown gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm.*
     /nib_ptx::fence_proxy_async\(\);/d
-product_weights_in_use gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm*
+product_weights_in_use gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm.*
     s/wgmma_wait<1>/wgmma_wait<2>/
-product_step_in_use    gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm*
+product_step_in_use    gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm.*
     s/ahead = STAGES - 2/ahead = STAGES - 1/
-product_sums_in_use    gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm*
+product_sums_in_use    gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm.*
     s/^        nib_ptx::wgmma_wait<0>/        nib_ptx::wgmma_wait<1>/
-product_stripe_scaled  gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm*
+product_stripe_scaled  gemm_wgmma_cuda.cu -                 sm90    OnDeviceGemm.*
     s/lo \| hi << 16/hi | lo << 16/
 product_sums_too_high  gemm_floor.cuh     gemm_small_cuda.cu forward OnDeviceGemmValue.E8M0*
     s/\(127 \+ down\)/127/
