@@ -22,13 +22,14 @@ CUDA_SAYS    := not built, $(wordlist 2,99,$(CUDA_FOUND))
 endif
 
 # X.cu.keep has what scripts/checks/cuda_gates.sh reads: PTX, machine code, registers and spills.
-# The same bits as on the CPU: no contraction. A spill or an array in local memory is an error.
+# The same bits as on the CPU: no contraction, not by the host's compiler either. A spill or an
+# array in local memory is an error.
 # The host's compiler sees device code as well, and warns of pragmas that are not for it.
 NVCCFLAGS     ?= -O3
 ALL_NVCCFLAGS  = -std=c++17 $(NVCCFLAGS) -fmad=false -I. -Iinclude $(CPPFLAGS) \
                  -DNIB_CUDA_ARCHS='"$(strip $(CUDA_ARCHS))"' $(if $(WERROR),-Werror all-warnings) \
                  -Xptxas -warn-spills,-warn-lmem-usage,-v \
-                 -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions \
+                 -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-ffp-contract=off \
                  -Xcompiler -Wall,-Wextra,-Wno-unknown-pragmas --threads 2 \
                  $(foreach a,$(CUDA_ARCHS),-gencode arch=$(a:sm_%=compute_%),code=$(a))
 CUDA_OBJ      := $(patsubst %,$(BUILD)/cuda/%.o,$(wildcard kernels/cuda/*.cu))

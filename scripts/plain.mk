@@ -21,7 +21,8 @@ COMMON := $(OPT) -ffp-contract=off -Wall -Wextra $(WERROR) -I. -Iinclude -MMD -M
 FLAGS  := -std=c11 -fopenmp -Wconversion -Wshadow $(COMMON)
 EMU_FLAGS := -std=c++17 -Itests/emu/include $(COMMON)
 EMU_OPT   := -O1 -g1
-NVCCFLAGS := -std=c++17 -O2 -fmad=false -I. -Iinclude $(if $(WERROR),-Werror all-warnings) \
+NVCCFLAGS := -std=c++17 -O2 -fmad=false -Xcompiler -ffp-contract=off -I. -Iinclude \
+             $(if $(WERROR),-Werror all-warnings) \
              $(foreach a,$(CUDA_ARCHS),-gencode arch=$(a:sm_%=compute_%),code=$(a))
 
 reach   = $(shell $(CC) -I. -Iinclude -D_GNU_SOURCE -M $(1) 2>/dev/null)
