@@ -29,6 +29,8 @@ public:
     explicit Device(const std::vector<T> &from) : Device(from.size())
     {
         EXPECT_CUDA(cudaMemcpy(data_, from.data(), n_ * sizeof(T), cudaMemcpyHostToDevice));
+        EXPECT_CUDA(cudaStreamSynchronize(cudaStreamLegacy)); /* pageable: it may not be there yet,
+                                                                 as other streams see it */
     }
     ~Device() { cudaFree(data_); }
     Device(const Device &) = delete;

@@ -23,10 +23,13 @@ public:
     template <class T> T *put(const std::vector<T> &from)
     {
         void *const to = room(from.size() * sizeof(T));
-        if (cuda_)
+        if (cuda_) {
             EXPECT_CUDA(cudaMemcpy(to, from.data(), from.size() * sizeof(T),
                                    cudaMemcpyHostToDevice));
-        else memcpy(to, from.data(), from.size() * sizeof(T));
+            EXPECT_CUDA(cudaStreamSynchronize(cudaStreamLegacy)); /* as Device's does */
+        } else {
+            memcpy(to, from.data(), from.size() * sizeof(T));
+        }
         return (T *)to;
     }
     template <class T> std::vector<T> get(const T *from, size_t n) const
