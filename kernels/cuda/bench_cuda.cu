@@ -197,6 +197,9 @@ static nib_status mma(const nib_launch *launch, int64_t iterations, int32_t f16_
 /* A function's attributes cannot be asked for before its module is on the device. */
 template <class Kernel> static cudaError_t load(Kernel *kernel)
 {
+    cudaFuncAttributes a;
+    const cudaError_t  error = cudaFuncGetAttributes(&a, kernel);
+    if (error != cudaSuccess) return error;
     return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 0);
 }
 

@@ -369,9 +369,12 @@ template <int layout, int tokens> cudaError_t load(int wanted)
     for (int way = 0; way < 6; way++) {
         const kernel k = kernel_of<layout, tokens>(way / 2 == 1 ? NIB_DT_BF16 : NIB_DT_F16, way % 2,
                                                    way / 2 == 2);
-        const cudaError_t error =
-            cudaFuncSetAttribute(k, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 stages_of(wanted, step_bytes<tokens>) * step_bytes<tokens>);
+        cudaFuncAttributes a; /* this loads k; to set an attribute need not */
+        cudaError_t        error = cudaFuncGetAttributes(&a, k);
+        if (error == cudaSuccess)
+            error = cudaFuncSetAttribute(k, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         stages_of(wanted, step_bytes<tokens>)
+                                             * step_bytes<tokens>);
         if (error != cudaSuccess) return error;
     }
     return cudaSuccess;

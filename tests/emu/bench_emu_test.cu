@@ -94,3 +94,24 @@ NIB_TEST(CudaBench, BytesAreWholeVectors)
     EXPECT(nib_bench_cuda.fill(&launch, (uint8_t *)p, 1) == NIB_ERR_SHAPE, "1 byte");
     EXPECT(nib_bench_cuda.read(&launch, (uint8_t *)p, 17, (uint8_t *)p) == NIB_ERR_SHAPE, "17");
 }
+
+#if NIB_ON_EMULATOR
+NIB_TEST(CudaBench, EveryKernelIsLoadedBefore)
+{
+    char             why[NIB_WHY_BYTES];
+    double           flops;
+    const nib_launch launch = launch_on(0, why);
+    nib_emu_reset();
+    EXPECT_CUDA(nib_cuda_load_bench());
+    Device<uint8_t> p(64);
+    const int       before = nib_emu_late_loads();
+    EXPECT(nib_bench_cuda.copy(&launch, (uint8_t *)p, (uint8_t *)p + 32, 32) == NIB_OK
+               && nib_bench_cuda.fill(&launch, (uint8_t *)p, 32) == NIB_OK
+               && nib_bench_cuda.read(&launch, (uint8_t *)p, 32, (uint8_t *)p + 32) == NIB_OK
+               && nib_bench_cuda.fma(&launch, 1, (uint8_t *)p, &flops) == NIB_OK
+               && nib_bench_cuda.mma(&launch, 1, 0, (uint8_t *)p, &flops) == NIB_OK
+               && nib_bench_cuda.mma(&launch, 1, 1, (uint8_t *)p, &flops) == NIB_OK, "%s", why);
+    EXPECT(nib_emu_late_loads() == before, "%d are not", nib_emu_late_loads() - before);
+    EXPECT_CUDA(cudaDeviceSynchronize());
+}
+#endif

@@ -73,6 +73,9 @@ typedef struct nib_emu_counts {
 /* Copies the n-th name, from 0, of the kernels that ran; returns how many there are. */
 int nib_emu_kernel_name(int n, char *name, int bytes);
 
+/* Launches that had to load their kernel, as a capture may forbid. */
+int nib_emu_late_loads(void);
+
 /* A product by cublasLt: m x n, row-major, of terms k. Types are cudaDataType's numbers. */
 typedef struct nib_emu_product {
     int64_t     m, n, k;

@@ -1,8 +1,9 @@
 /* emu_launch.cc: a launch is checked at once, against the chosen device's limits, and runs when its
  * stream is waited for. Registers are not limited here: the build's budget checks them.
  *
- * A kernel is loaded onto a device by its first launch, or before by cudaFuncGetAttributes or
- * cudaFuncSetAttribute. A GPU may refuse to load under capture; here it always does. */
+ * A kernel is loaded onto a device by its first launch, or before by cudaFuncGetAttributes; lazy
+ * loading may leave it out at cudaFuncSetAttribute, and here does. A GPU may refuse to load under
+ * capture; here it always does. */
 #include "tests/emu/emu_launch.h"
 #include "tests/emu/emu_runtime.h"
 
@@ -20,21 +21,30 @@ struct Function {
 };
 static std::map<std::pair<const void *, int>, Function> functions; /* with the device */
 static std::map<const void *, std::string>              finished;
+static int                                              late_loads;
 
 void forget_functions() { functions.clear(); }
 
 static const size_t usual = 48 << 10; /* shared memory without opting in */
 
-/* The function on this device, loaded; or why it cannot be. */
-static cudaError_t load(const void *function, int ordinal, bool captured, Function **loaded)
+/* The function on this device, loaded or not; or why it cannot be. */
+static cudaError_t find(const void *function, int ordinal, Function **found)
 {
     Unseen unseen;
     if (!function) return cudaErrorInvalidDeviceFunction;
     if (device().major * 10 + device().minor < built_for) return cudaErrorNoKernelImageForDevice;
-    Function *f = &functions[{ function, ordinal }];
-    if (!f->loaded && captured) return cudaErrorStreamCaptureUnsupported;
-    f->loaded = true;
-    *loaded = f;
+    *found = &functions[{ function, ordinal }];
+    return cudaSuccess;
+}
+
+static cudaError_t load(const void *function, int ordinal, bool captured, Function **loaded,
+                        bool at_launch = false)
+{
+    const cudaError_t error = find(function, ordinal, loaded);
+    if (error != cudaSuccess) return error;
+    if (!(*loaded)->loaded && captured) return cudaErrorStreamCaptureUnsupported;
+    late_loads += at_launch && !(*loaded)->loaded;
+    (*loaded)->loaded = true;
     return cudaSuccess;
 }
 
@@ -57,7 +67,7 @@ static cudaError_t try_launch(const char *name, const void *function, dim3 grid,
     cudaError_t error = refused("cudaLaunchKernel");
     if (error == cudaSuccess) error = device_of(stream, &ordinal);
     if (error == cudaSuccess && ordinal != current_device()) error = cudaErrorInvalidResourceHandle;
-    if (error == cudaSuccess) error = load(function, ordinal, is_captured(stream), &f);
+    if (error == cudaSuccess) error = load(function, ordinal, is_captured(stream), &f, true);
     if (error == cudaErrorStreamCaptureUnsupported) invalidate_capture(stream);
     if (error != cudaSuccess || has_failed()) return error;
     const size_t limit = std::max((size_t)f->opted_in, usual);
@@ -93,7 +103,7 @@ cudaError_t cudaFuncSetAttribute(const void *function, cudaFuncAttribute attribu
 {
     NIB_EMU_CALL();
     Function *f = nullptr;
-    const cudaError_t error = load(function, current_device(), false, &f);
+    const cudaError_t error = find(function, current_device(), &f);
     if (error != cudaSuccess) return done(error);
     if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return done(cudaSuccess);
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
@@ -135,6 +145,12 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const voi
         *blocks = std::min(*blocks, (int)(device().shared_per_processor / (smem_bytes + 1024)));
     }
     return done(cudaSuccess);
+}
+
+extern "C" int nib_emu_late_loads(void)
+{
+    std::lock_guard<std::recursive_mutex> lock(device_lock());
+    return late_loads;
 }
 
 extern "C" int nib_emu_kernel_name(int n, char *name, int bytes)

@@ -125,3 +125,24 @@ NIB_TEST(GemmTileEmu, NonfiniteValuesStayWhereTheyAre)
         }
     }
 }
+
+#if NIB_ON_EMULATOR
+/* What nib_prepare loads is all that a launch needs, whatever the driver leaves for later. */
+NIB_TEST(GemmTileEmu, EveryKernelIsLoadedBefore)
+{
+    nib_emu_reset();
+    EXPECT_CUDA(nib_cuda_load_gemm());
+    EXPECT_CUDA(nib_cuda_load_gemm_tile());
+    const int before = nib_emu_late_loads();
+    for (int i = 0; i < 24; i++) {
+        Case c;
+        c.tactic = tiles[i % 2];
+        c.layout = i / 2 % 2 ? NIB_GEMM_LAYOUT_SM100 : NIB_GEMM_LAYOUT_SM80;
+        c.format = i / 4 % 2 ? NIB_MXFP4 : NIB_NVFP4;
+        set_kind(&c, i / 8);
+        c.m = 2, c.n = 8, c.k = 128, c.splits = 2;
+        (void)multiply(c, make_inputs(c, 600));
+        EXPECT(nib_emu_late_loads() == before, "kernel %d is loaded by its launch", i);
+    }
+}
+#endif
