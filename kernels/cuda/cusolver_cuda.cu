@@ -21,6 +21,7 @@ struct Library {
 #define MEMBER(name) decltype(&cusolverDn##name) name;
     FUNCTIONS(MEMBER)
 #undef MEMBER
+    decltype(&cusolverGetVersion) GetVersion;
 };
 
 Library        solver;
@@ -32,6 +33,7 @@ void open_named(const char *name, Library *to)
 #define ROW(name) { "cusolverDn" #name, offsetof(Library, name) },
         FUNCTIONS(ROW)
 #undef ROW
+        { "cusolverGetVersion", offsetof(Library, GetVersion) },
     };
     library_open(name, functions, to, to->why);
 }
@@ -133,6 +135,15 @@ nib_status potrf(const Triangle &t, int64_t *minor)
     return fetch_info(t, "a Cholesky factorisation", minor);
 }
 
+/* Up to 11.6.0 the sizes for Xtrtri were numbers of elements, not bytes. */
+enum { TRTRI_IN_BYTES = 11601 };
+
+bool counts_elements()
+{
+    int version = 0;
+    return solver.GetVersion(&version) != CUSOLVER_STATUS_SUCCESS || version < TRTRI_IN_BYTES;
+}
+
 nib_status trtri(const Triangle &t, int64_t *minor)
 {
     Handle *const    h = t.handle;
@@ -141,6 +152,10 @@ nib_status trtri(const Triangle &t, int64_t *minor)
                                                   CUBLAS_DIAG_NON_UNIT, t.n, t.type, t.a, t.ld,
                                                   &b.device_bytes, &b.host_bytes);
     if (s != 0) return failed(t.launch, "the size of a triangular inverse", s);
+    if (counts_elements()) {
+        const size_t size = t.type == CUDA_R_64F ? sizeof(double) : sizeof(float);
+        b.device_bytes *= size, b.host_bytes *= size;
+    }
     NIB_CUDA_TRY(b.allocate(t.launch));
     s = solver.Xtrtri(h->handle, CUBLAS_FILL_MODE_UPPER, CUBLAS_DIAG_NON_UNIT, t.n, t.type, t.a,
                       t.ld, b.device.as<void>(), b.device_bytes, b.host, b.host_bytes, t.info);
@@ -190,9 +205,9 @@ nib_status nib_cuda_solver_factor(const nib_launch *launch, nib_real real, int64
         if (launch->why) snprintf(launch->why, NIB_WHY_BYTES, "%s", why);
         return NIB_ERR_UNSUPPORTED;
     }
-    Handle *const    h = &handles[launch->ordinal];
-    const Turn       turn(h);
-    nib_cuda_scratch info;
+    Handle *const          h = &handles[launch->ordinal];
+    const Turn             turn(h);
+    nib_cuda_scratch       info;
     NIB_CUDA_TRY(info.allocate(launch, "memory for cuSOLVER's info", sizeof(int)));
     const Triangle t = { launch, h, real == NIB_REAL_F64 ? CUDA_R_64F : CUDA_R_32F, n, ld_elems,
                          a, info.as<int>() };

@@ -141,4 +141,24 @@ NIB_TEST(CudaCuSolver, AHandleIsAskedForAgain)
     EXPECT(!nib_cuda_solver_why_not(4), "refused for good");
     (void)nib_emu_inject("none");
 }
+
+/* Sizes for the inverse in numbers, not bytes: cuSOLVER before 11.6.1. */
+NIB_TEST(CudaCuSolver, OldOnesAreGivenRoom)
+{
+    char       why[NIB_WHY_BYTES] = "";
+    int64_t    minor = -1;
+    nib_launch launch = {};
+    launch.why = why;
+    REQUIRE(nib_cuda_prepare(0, NIB_PREPARE_GPTQ, why) == NIB_OK, "%s", why);
+    (void)nib_emu_inject("old_cusolver");
+    Device<float>  a(std::vector<float>{ 4.0f, 0.0f, 2.0f, 5.0f });
+    Device<double> b(std::vector<double>{ 4.0, 0.0, 2.0, 5.0 });
+    EXPECT(nib_cuda_solver_factor(&launch, NIB_REAL_F32, 2, (float *)a, 2, true, &minor) == NIB_OK
+               && !minor, "f32: %s", why);
+    EXPECT(nib_cuda_solver_factor(&launch, NIB_REAL_F64, 2, (double *)b, 2, true, &minor)
+               == NIB_OK && !minor, "f64: %s", why);
+    EXPECT(a.read() == (std::vector<float>{ 0.5f, 0.0f, -0.25f, 0.5f })
+               && b.read() == (std::vector<double>{ 0.5, 0.0, -0.25, 0.5 }), "the inverse");
+    (void)nib_emu_inject("none");
+}
 #endif

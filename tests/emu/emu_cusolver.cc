@@ -36,6 +36,8 @@ using namespace nib_emu;
 
 namespace {
 
+bool is_old; /* 11.6.0 */
+
 #define TRY(name)                                                              \
     std::lock_guard<std::recursive_mutex> call_lock(device_lock());            \
     do {                                                                       \
@@ -91,6 +93,7 @@ cusolverStatus_t size_of(cusolverDnHandle_t h, bool inverse, cublasFillMode_t up
     *device_bytes = (size_t)n * 16 + 512;
     *host_bytes = inverse ? 0 : (size_t)HOST_BYTES;
     h->sized = { inverse, n, ld, a, type, *device_bytes, *host_bytes };
+    if (is_old && inverse) *device_bytes /= type == CUDA_R_64F ? 8 : 4;
     return CUSOLVER_STATUS_SUCCESS;
 }
 
@@ -116,6 +119,13 @@ cusolverStatus_t run(cusolverDnHandle_t h, const Problem &p, void *device, void 
 }
 
 } // namespace
+
+cusolverStatus_t cusolverGetVersion(int *version)
+{
+    TRY("cusolverGetVersion");
+    *version = is_old ? 11600 : 1000 * CUSOLVER_VER_MAJOR;
+    return CUSOLVER_STATUS_SUCCESS;
+}
 
 cusolverStatus_t cusolverDnCreate(cusolverDnHandle_t *handle)
 {
@@ -189,6 +199,8 @@ cusolverStatus_t cusolverDnXtrtri(cusolverDnHandle_t handle, cublasFillMode_t up
 
 namespace nib_emu {
 
+void set_old_solver(bool old) { is_old = old; }
+
 void *cusolver_symbol(const char *symbol)
 {
     static const struct {
@@ -196,6 +208,7 @@ void *cusolver_symbol(const char *symbol)
         void       *function;
     } symbols[] = {
 #define SYMBOL(name) { #name, (void *)name },
+        SYMBOL(cusolverGetVersion)
         SYMBOL(cusolverDnCreate) SYMBOL(cusolverDnCreateParams) SYMBOL(cusolverDnSetStream)
         SYMBOL(cusolverDnXpotrf_bufferSize) SYMBOL(cusolverDnXpotrf)
         SYMBOL(cusolverDnXtrtri_bufferSize) SYMBOL(cusolverDnXtrtri)

@@ -62,6 +62,7 @@ static int no_trouble()
     set_device_count(2);
     set_pageable(false);
     restore_libraries();
+    set_old_solver(false);
     planned.clear();
     missing = cudaSuccess;
     driver = CUDART_VERSION;
@@ -86,6 +87,7 @@ static int inject(const std::string &word)
     if (word == "old_driver") return no_driver(12000);
     if (word == "no_device") return missing = cudaErrorNoDevice, 0;
     if (word == "pageable" || word == "pinned") return set_pageable(word == "pageable"), 0;
+    if (word == "old_cusolver") return set_old_solver(true), 0;
     if (take_library(word.c_str())) return 0;
     if (key == "sm") return nib_emu_set_architecture((int)number);
     if (key == "memory" && number > 0) return nib_emu_set_memory((uint64_t)number), 0;

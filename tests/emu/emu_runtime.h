@@ -21,6 +21,7 @@ int           current_device(); /* of the host thread */
 bool          reads_host_memory();
 void          set_pageable(bool pageable);
 void          restore_libraries();
+void          set_old_solver(bool old);
 bool          take_library(const char *word); /* of nib_emu_inject; false: no such word */
 void          set_device_count(int n);
 size_t        memory_limit(); /* of each; nib_emu_set_memory gave it, or the device's */

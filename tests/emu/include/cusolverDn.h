@@ -23,6 +23,7 @@ enum cublasDiagType_t { CUBLAS_DIAG_NON_UNIT = 0, CUBLAS_DIAG_UNIT = 1 };
 typedef struct cusolverDnContext *cusolverDnHandle_t;
 typedef struct cusolverDnParams  *cusolverDnParams_t;
 
+cusolverStatus_t cusolverGetVersion(int *version);
 cusolverStatus_t cusolverDnCreate(cusolverDnHandle_t *handle);
 cusolverStatus_t cusolverDnCreateParams(cusolverDnParams_t *params);
 cusolverStatus_t cusolverDnSetStream(cusolverDnHandle_t handle, cudaStream_t stream);
