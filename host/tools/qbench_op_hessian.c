@@ -129,15 +129,15 @@ static double token_at(const nib_qb_call *call, int64_t row, int64_t col)
     return value;
 }
 
-/* hessian.h's bound of calls calls; in F64 as much again for the sum here. TF32 rounds factors of
- * f32 to 11 bits. */
+/* hessian.h's bound of calls calls; in F64 as much again for the sum here. */
 static void compare_one(const nib_qb_call *got, const nib_qb_call *right, int64_t group, int64_t i,
                         int64_t j, double calls, nib_qb_verdict *verdict)
 {
     const int64_t k = k_of(got->c), at = (group * k + i) * k + j, first = group * tokens_of(got->c);
     const int f64 = is_f64(got->c);
-    const int narrow = is_cuda(got->c) && !f64 && precision_of(got->c) == NIB_HESSIAN_TF32
-                    && got->c->value[NIB_QB_DTYPE] == NIB_F32;
+    const int f32 = got->c->value[NIB_QB_DTYPE] == NIB_F32;
+    const int narrow = is_cuda(got->c) && !f64 && f32 && precision_of(got->c) == NIB_HESSIAN_TF32;
+    const double times = is_cuda(got->c) && !f64 && (!f32 || narrow) ? 2 : 1;
     double sum = 0, magnitudes = 0;
     for (int64_t t = 0; t < tokens_of(got->c); t++) {
         const double term = token_at(right, first + t, i) * token_at(right, first + t, j);
@@ -145,8 +145,8 @@ static void compare_one(const nib_qb_call *got, const nib_qb_call *right, int64_
         magnitudes += fabs(term);
     }
     const double value = f64 ? ((double *)got->part[H])[at] : (double)((float *)got->part[H])[at];
-    const double unit = ((double)tokens_of(got->c) + calls) * (f64 ? 0x1p-52 : 0x1p-24);
-    const double bound = (unit + (narrow ? 0x1p-10 : 0)) * 1.01 * calls * magnitudes + DBL_MIN;
+    const double unit = (times * (double)tokens_of(got->c) + calls) * (f64 ? 0x1p-52 : 0x1p-24);
+    const double bound = (unit + (narrow ? 0x1p-9 : 0)) * 1.01 * calls * magnitudes + DBL_MIN;
     const double apart = fabs(value - calls * sum);
     if (!(apart <= bound)) verdict->wrong_bytes += f64 ? 8 : 4;
     if (!(apart / calls <= verdict->max_err)) verdict->max_err = apart / calls;

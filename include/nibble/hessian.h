@@ -50,8 +50,8 @@ typedef struct nib_hessian {
 
 typedef enum nib_hessian_precision {
     NIB_HESSIAN_EXACT = 0, /* products of data's type, and sums in it */
-    NIB_HESSIAN_TF32  = 1  /* F32: factors may be rounded to 11 bits of significand, as tensor cores
-                              do. F64, and the CPU, compute EXACT */
+    NIB_HESSIAN_TF32  = 1  /* F32: factors of f32 may be rounded or cut to 11 bits of significand,
+                              as tensor cores do. F64, and the CPU, compute EXACT */
 } nib_hessian_precision;
 
 /* H = 0, *tokens = 0. Asynchronous. */
@@ -66,9 +66,12 @@ size_t nib_hessian_add_workspace_bytes(const nib_device *device, const nib_hessi
  *
  *   x   rows x k: a token a row, of any dtype
  *
- * F32: each sum over a call's tokens is within rows * 2^-24 * sum |x_i x_j|, and adding to H what
- * was there before costs 2^-24 of |H_ij| for each 256 tokens of a call or part of them; F64: the
- * same with 2^-53, bf16 and f16 products being exact.
+ * F32: each sum over a call's tokens is within rows * 2^-24 * sum |x_i x_j|, on CUDA twice that of
+ * f16 and bf16 tokens and with TF32 (tensor cores align the terms of a step to their largest and
+ * cut them, which costs more than rounding one after another), and adding to H what was there
+ * before costs 2^-24 of |H_ij| for each 256 tokens of a call or part of them; F64: the same with
+ * 2^-53, bf16 and f16 products being exact. TF32 adds 2^-9 * sum |x_i x_j|: a factor cut to 11 bits
+ * loses less than 2^-10 of itself, a product of two less than 2^-9.
  * NaN and Inf go through, as does what overflows: elements of H are then not finite, which
  * nib_hessian_check finds. Asynchronous. Also returns NIB_ERR_SHAPE if x->cols is not k, or
  * x->ld_elems not below 2^31. */

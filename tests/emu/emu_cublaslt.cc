@@ -102,11 +102,11 @@ struct Work {
     double       alpha, beta;
 };
 
-/* 11 bits of significand, to nearest even. */
+/* Cut to 11 bits of significand: the most that a tensor core may take away. */
 double tf32_of(double x)
 {
     uint32_t bits = (uint32_t)to_bits((float)x);
-    if ((bits & 0x7f800000u) != 0x7f800000u) bits += 0xfffu + (bits >> 13 & 1), bits &= ~0x1fffu;
+    if ((bits & 0x7f800000u) != 0x7f800000u) bits &= ~0x1fffu;
     return (double)from_bits<float>(bits);
 }
 
