@@ -20,9 +20,10 @@
  * share the factor, and their tensor scale by the largest of their amax as
  * options.quantize.tensor_amax.
  *
- * All that hessian.h says of exec, buffers, OpenBLAS, threads and statuses holds. Both steps are
- * synchronising; inputs are never changed. On any failure outputs are undefined, inputs as they
- * were. Memory beyond weights and outputs, in bytes, with r = 4 or 8 bytes of a real:
+ * All that hessian.h says of exec, buffers, OpenBLAS, threads, graphs and statuses holds. Both
+ * steps are synchronising (NIB_ERR_UNSUPPORTED while exec's stream is being captured); inputs are
+ * never changed. On any failure outputs are undefined, inputs as they were. Memory beyond weights
+ * and outputs, in bytes, with r = 4 or 8 bytes of a real:
  *
  *     H           k * ld_elems * r                the caller's
  *     factor      k * ld_elems * r + 4 k          the caller's; ld_elems k + 16 rather than a power

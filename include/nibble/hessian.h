@@ -22,6 +22,10 @@
  * not have the operation, or OpenBLAS is missing (the text says how it was looked for);
  * NIB_ERR_OUT_OF_MEMORY for a workspace smaller than the query says, or not aligned to 64 bytes,
  * with nothing written. k == 0 succeeds.
+ *
+ * Graphs (CUDA). A synchronising function returns NIB_ERR_UNSUPPORTED while exec's stream is being
+ * captured, and the capture goes on; a capture of another stream, by any thread, is not disturbed,
+ * but for what CUDA says of the legacy default stream.
  */
 #ifndef NIBBLE_HESSIAN_H
 #define NIBBLE_HESSIAN_H

@@ -79,26 +79,23 @@ static bool lacks_handle(int32_t ordinal, uint32_t group)
         || (group & WITH_SOLVER && nib_cuda_solver_is_refused(ordinal));
 }
 
-/* One thread at a time. Relaxed: another thread's capture must not be broken by what is loaded. */
+/* One thread at a time. */
 class Loading {
 public:
-    Loading() : error_(cudaThreadExchangeStreamCaptureMode(&mode_))
+    Loading()
     {
-        if (error_ == cudaSuccess) pthread_mutex_lock(&loading);
+        if (error() == cudaSuccess) pthread_mutex_lock(&loading);
     }
     ~Loading()
     {
-        if (error_ != cudaSuccess) return;
-        pthread_mutex_unlock(&loading);
-        (void)cudaThreadExchangeStreamCaptureMode(&mode_);
+        if (error() == cudaSuccess) pthread_mutex_unlock(&loading);
     }
     Loading(const Loading &) = delete;
     Loading &operator=(const Loading &) = delete;
-    cudaError_t error() const { return error_; }
+    cudaError_t error() const { return relaxed_.error(); }
 
 private:
-    cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-    cudaError_t           error_;
+    const nib_cuda_relaxed relaxed_;
 };
 
 nib_status nib_cuda_prepare(int32_t ordinal, uint32_t group, char *why)

@@ -144,6 +144,12 @@ nib_status nib_cuda_not_captured(const nib_launch *launch)
     return NIB_ERR_UNSUPPORTED;
 }
 
+nib_status nib_cuda_begin_waiting(const nib_launch *launch, uint32_t group)
+{
+    NIB_CUDA_TRY(nib_cuda_begin(launch, group));
+    return nib_cuda_not_captured(launch);
+}
+
 nib_status nib_cuda_end(const nib_launch *launch, const char *what)
 {
     char step[64];

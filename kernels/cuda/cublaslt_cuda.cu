@@ -75,22 +75,6 @@ struct Handle : LibraryHandle {
 };
 Handle handles[LIBRARY_DEVICES];
 
-/* cublasLt loads a kernel when it is first wanted, which a thread's own capture would forbid. */
-class Relaxed {
-public:
-    Relaxed() : error_(cudaThreadExchangeStreamCaptureMode(&mode_)) {}
-    ~Relaxed()
-    {
-        if (error_ == cudaSuccess) (void)cudaThreadExchangeStreamCaptureMode(&mode_);
-    }
-    Relaxed(const Relaxed &) = delete;
-    Relaxed &operator=(const Relaxed &) = delete;
-
-private:
-    cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-    cudaError_t           error_;
-};
-
 /* ---- one product ---- */
 
 struct Problem {
@@ -259,10 +243,10 @@ nib_status nib_cuda_lt_product(const nib_launch *launch, const LtProduct &p, voi
                                size_t workspace_bytes)
 {
     NIB_CUDA_TRY(ready(launch));
-    const Relaxed        relaxed;
-    Problem              q;
-    cublasLtMatmulAlgo_t algorithm;
-    cublasStatus_t       s = describe(&q, p);
+    const nib_cuda_relaxed relaxed; /* a kernel is loaded when it is first wanted */
+    Problem                q;
+    cublasLtMatmulAlgo_t   algorithm;
+    cublasStatus_t         s = describe(&q, p);
     if (s != 0) return failed(launch, "describing a product", s);
     s = algorithm_for(launch->ordinal, &q, p, workspace_bytes, &algorithm);
     if (s != 0) return failed(launch, "no algorithm for a product", s);

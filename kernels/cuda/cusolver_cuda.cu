@@ -207,6 +207,7 @@ nib_status nib_cuda_solver_factor(const nib_launch *launch, nib_real real, int64
     }
     Handle *const          h = &handles[launch->ordinal];
     const Turn             turn(h);
+    const nib_cuda_relaxed relaxed; /* it loads kernels, and may allocate */
     nib_cuda_scratch       info;
     NIB_CUDA_TRY(info.allocate(launch, "memory for cuSOLVER's info", sizeof(int)));
     const Triangle t = { launch, h, real == NIB_REAL_F64 ? CUDA_R_64F : CUDA_R_32F, n, ld_elems,

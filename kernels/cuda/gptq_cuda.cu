@@ -235,7 +235,7 @@ nib_status nib_cuda_gptq_measure(const nib_launch *launch, const nib_gptq_reques
 {
     const nib_hessian *const h = request->hessian;
     const int64_t rows = request->w->rows;
-    NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_PREPARE_GPTQ));
+    NIB_CUDA_TRY(nib_cuda_begin_waiting(launch, NIB_PREPARE_GPTQ));
     GptqLayer layer;
     NIB_CUDA_TRY(nib_cuda_gptq_layer(launch, request, &layer));
     Measure m = {};

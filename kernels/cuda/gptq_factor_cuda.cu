@@ -108,7 +108,7 @@ void gather(const nib_launch *launch, const nib_hessian *h, const int32_t *order
 nib_status check(const nib_launch *launch, const nib_hessian *h, const char *what, const void *l,
                  int64_t ld)
 {
-    NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_PREPARE_GPTQ));
+    NIB_CUDA_TRY(nib_cuda_begin_waiting(launch, NIB_PREPARE_GPTQ));
     NIB_CUDA_TRY(nib_cuda_pointer(launch, "hessian->data", h->data,
                                   nib_cuda_square_bytes(h->real, h->k, h->ld_elems)));
     return nib_cuda_pointer(launch, what, l, nib_cuda_square_bytes(h->real, h->k, ld));
@@ -165,7 +165,7 @@ nib_status nib_cuda_gptq_order(const nib_launch *launch, const nib_hessian *h,
                                nib_gptq_order order, int32_t block, const nib_gptq_factor *factor)
 {
     const size_t bytes = (size_t)h->k * sizeof(int32_t);
-    NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_PREPARE_GPTQ));
+    NIB_CUDA_TRY(nib_cuda_begin_waiting(launch, NIB_PREPARE_GPTQ));
     NIB_CUDA_TRY(nib_cuda_pointer(launch, "factor->order", factor->order, (int64_t)bytes));
     double *const  diagonal = (double *)malloc((size_t)h->k * sizeof *diagonal);
     int32_t *const list = (int32_t *)malloc(bytes);

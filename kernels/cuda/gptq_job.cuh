@@ -28,6 +28,7 @@ public:
     nib_cuda_scratch() = default;
     ~nib_cuda_scratch()
     {
+        const nib_cuda_relaxed relaxed;
         if (at_) (void)cudaFree(at_);
     }
     nib_cuda_scratch(const nib_cuda_scratch &) = delete;
@@ -36,6 +37,7 @@ public:
     /* Once. what: for words. */
     nib_status allocate(const nib_launch *launch, const char *what, size_t bytes)
     {
+        const nib_cuda_relaxed relaxed;
         const cudaError_t error = cudaMalloc(&at_, bytes);
         if (error == cudaSuccess) return NIB_OK;
         at_ = nullptr;

@@ -340,7 +340,7 @@ nib_status nib_cuda_gptq_sweep(const nib_launch *launch, const nib_gptq_request 
 {
     const int64_t rows = request->w->rows, k = request->w->cols;
     const nib_gptq_scales scales = request->scales;
-    NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_PREPARE_GPTQ));
+    NIB_CUDA_TRY(nib_cuda_begin_waiting(launch, NIB_PREPARE_GPTQ));
     Sweep s = {};
     s.launch = launch, s.request = request;
     s.room = gptq_room(request->factor->real, rows, k, nib_cuda_gptq_group(request));

@@ -285,8 +285,7 @@ nib_status nib_cuda_hessian_add_grouped(const nib_launch *launch, const nib_grou
                                         const nib_hessian *hessians)
 {
     const size_t bytes = (size_t)(groups->count + 1) * sizeof(int64_t);
-    NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_PREPARE_GPTQ));
-    NIB_CUDA_TRY(nib_cuda_not_captured(launch));
+    NIB_CUDA_TRY(nib_cuda_begin_waiting(launch, NIB_PREPARE_GPTQ));
     NIB_CUDA_TRY(nib_cuda_pointer(launch, "groups->offsets", groups->offsets, (int64_t)bytes));
     int64_t *const offsets = (int64_t *)malloc(bytes);
     if (!offsets) return NIB_ERR_OUT_OF_MEMORY;

@@ -112,6 +112,7 @@ nib_status nib_cuda_hessian_info(const nib_launch *launch, const nib_hessian *h,
     int64_t       at[2] = { -1, -1 };
     uint64_t      tokens = UINT64_MAX;
     NIB_CUDA_TRY(nib_cuda_hessian_begin(launch, h));
+    NIB_CUDA_TRY(nib_cuda_not_captured(launch));
     double *const diagonal = (double *)malloc((size_t)(h->k ? h->k : 1) * sizeof *diagonal);
     nib_status    status = diagonal ? NIB_OK : NIB_ERR_OUT_OF_MEMORY;
     if (status == NIB_OK && h->k)
@@ -128,7 +129,7 @@ nib_status nib_cuda_find_nonfinite(const nib_launch *launch, const nib_matrix *m
 {
     const int64_t size = m->dtype == NIB_F32 ? 4 : 2;
     const Numbers numbers = { m->data, m->rows, m->cols, m->ld_elems, (int)m->dtype };
-    NIB_CUDA_TRY(nib_cuda_begin(launch, NIB_PREPARE_GPTQ));
+    NIB_CUDA_TRY(nib_cuda_begin_waiting(launch, NIB_PREPARE_GPTQ));
     NIB_CUDA_TRY(nib_cuda_pointer(launch, "matrix->data", m->data,
                                   ((m->rows - 1) * m->ld_elems + m->cols) * size));
     return find(launch, numbers, false, false, at);

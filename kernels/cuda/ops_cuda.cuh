@@ -17,8 +17,10 @@
  * nib_prepare (NIB_ERR_NOT_PREPARED). group: NIB_PREPARE_*. */
 nib_status nib_cuda_begin(const nib_launch *launch, uint32_t group);
 
-/* UNSUPPORTED, with words, where a call that must wait for the stream cannot. */
+/* UNSUPPORTED, with words, where a call that must wait for the stream cannot; and nib_cuda_begin of
+ * such a call. */
 nib_status nib_cuda_not_captured(const nib_launch *launch);
+nib_status nib_cuda_begin_waiting(const nib_launch *launch, uint32_t group);
 
 /* What the launches since nib_cuda_begin came to; in debug mode waits for them. */
 nib_status nib_cuda_end(const nib_launch *launch, const char *what);
@@ -43,6 +45,24 @@ public:
 private:
     int         before_ = 0;
     cudaError_t error_;
+};
+
+/* For the scope, what the thread allocates, frees or loads neither breaks another thread's capture
+ * nor is forbidden by one of its own. */
+class nib_cuda_relaxed {
+public:
+    nib_cuda_relaxed() : error_(cudaThreadExchangeStreamCaptureMode(&mode_)) {}
+    ~nib_cuda_relaxed()
+    {
+        if (error_ == cudaSuccess) (void)cudaThreadExchangeStreamCaptureMode(&mode_);
+    }
+    nib_cuda_relaxed(const nib_cuda_relaxed &) = delete;
+    nib_cuda_relaxed &operator=(const nib_cuda_relaxed &) = delete;
+    cudaError_t error() const { return error_; }
+
+private:
+    cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+    cudaError_t           error_;
 };
 
 /* Makes ordinal the current device. */
