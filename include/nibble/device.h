@@ -136,6 +136,13 @@ typedef enum nib_prepare_ops {
  * such a call returns NIB_ERR_NOT_PREPARED. On the CPU there is nothing to prepare.
  * Synchronising; any thread; again is harmless. Holds until the process ends. Before a capture
  * begins, or handles of the libraries of GEMM and GPTQ may end it by waiting for the device.
+ *
+ * Products by cublasLt, those of gemm.h's exact kernels and of nib_hessian_add, ask it for an
+ * algorithm at their first call of a kind (sizes, ld_elems, dtypes, alignment, whether alpha is
+ * given, device). Some versions of it do not answer while a stream is being captured: the call then
+ * returns NIB_ERR_NOT_PREPARED after nib_prepare too, and the text says so. Run it once before the
+ * capture; the latest 512 kinds or so are remembered. What it had enqueued by then stays captured.
+ *
  * Returns NIB_ERR_ARGUMENT for device NULL or ops 0 or unknown, NIB_ERR_DEVICE (the text has
  * CUDA's words), NIB_ERR_OUT_OF_MEMORY. */
 nib_status nib_prepare(const nib_device *device, uint32_t ops);

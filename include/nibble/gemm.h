@@ -12,7 +12,8 @@
  * of 16; the last block of a row may be short; M is anything from 0.
  *
  * All that quantize.h says of exec, matrices, memory and asynchrony holds here too: nib_gemm,
- * nib_gemm_backward, nib_gemm_pack and nib_gemm_unpack are asynchronous, nothing is allocated.
+ * nib_gemm_backward, nib_gemm_pack and nib_gemm_unpack are asynchronous, nothing is allocated. In a
+ * graph, the first product of a kind may return NIB_ERR_NOT_PREPARED: nib_prepare, device.h.
  * Outputs must not overlap inputs, but D may be residual.
  *
  * Numbers. Products and sums are f32 (NIB_GEMM_ACCUMULATE_F32), then alpha, t, bias, activation and

@@ -25,7 +25,8 @@
  *
  * Graphs (CUDA). A synchronising function returns NIB_ERR_UNSUPPORTED while exec's stream is being
  * captured, and the capture goes on; a capture of another stream, by any thread, is not disturbed,
- * but for what CUDA says of the legacy default stream.
+ * but for what CUDA says of the legacy default stream. While captured, nib_hessian_add may return
+ * NIB_ERR_NOT_PREPARED even after nib_prepare: see that.
  */
 #ifndef NIBBLE_HESSIAN_H
 #define NIBBLE_HESSIAN_H

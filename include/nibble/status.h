@@ -21,7 +21,8 @@ typedef enum nib_status {
     NIB_ERR_EXISTS        = 10, /* the output is there already, or another run is writing it    */
     NIB_ERR_CANCELLED     = 11, /* the caller's cancel flag was seen                            */
     NIB_ERR_NO_DEVICE     = 12, /* no CUDA device can be used; the text says what is missing    */
-    NIB_ERR_NOT_PREPARED  = 13  /* a stream is being captured before nib_prepare was called     */
+    NIB_ERR_NOT_PREPARED  = 13  /* a stream is being captured before nib_prepare, or before a
+                                   product that has to run once: the text says which            */
 } nib_status;
 
 /* Returns a static string, never NULL: "NIB_ERR_SHAPE"; "NIB_ERR_?" for a value not above. */

@@ -46,7 +46,8 @@ struct LtProduct {
 
 /* Enqueues p on launch's stream; nothing is allocated on the device, nothing waits. The workspace
  * is on 256 bytes. The algorithm is remembered for products of the same kind. Returns UNSUPPORTED,
- * DEVICE or OUT_OF_MEMORY with cublasLt's status in words. */
+ * DEVICE or OUT_OF_MEMORY with cublasLt's status in words; NOT_PREPARED where it cannot choose an
+ * algorithm because the stream is being captured. */
 nib_status nib_cuda_lt_product(const nib_launch *launch, const LtProduct &p, void *workspace,
                                size_t workspace_bytes);
 

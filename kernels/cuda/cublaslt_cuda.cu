@@ -213,6 +213,19 @@ nib_status ready(const nib_launch *launch)
     return why ? NIB_ERR_UNSUPPORTED : NIB_OK;
 }
 
+/* The heuristic of some versions fails while a stream is being captured, not for the product. */
+nib_status no_algorithm(const nib_launch *launch, cublasStatus_t s)
+{
+    const bool       captured = nib_cuda_not_captured(launch) == NIB_ERR_UNSUPPORTED;
+    const nib_status status = failed(launch, "no algorithm for a product", s);
+    if (!captured || status == NIB_ERR_UNSUPPORTED) return status;
+    if (launch->why)
+        snprintf(launch->why, NIB_WHY_BYTES, "exec->stream %p is being captured, and cublasLt "
+                 "finds no algorithm then (status %d, %s): run this product once before the "
+                 "capture", launch->stream, (int)s, words((int)s));
+    return NIB_ERR_NOT_PREPARED;
+}
+
 } // namespace
 
 bool nib_cuda_lt_would_open(const char *name, char *why)
@@ -249,7 +262,7 @@ nib_status nib_cuda_lt_product(const nib_launch *launch, const LtProduct &p, voi
     cublasStatus_t         s = describe(&q, p);
     if (s != 0) return failed(launch, "describing a product", s);
     s = algorithm_for(launch->ordinal, &q, p, workspace_bytes, &algorithm);
-    if (s != 0) return failed(launch, "no algorithm for a product", s);
+    if (s != 0) return no_algorithm(launch, s);
     s = multiply(launch, &q, p, &algorithm, workspace, workspace_bytes);
     return s == 0 ? NIB_OK : failed(launch, "a product", s);
 }

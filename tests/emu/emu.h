@@ -51,6 +51,7 @@ int nib_emu_set_architecture(int sm);
  *                         cudaLaunchKernel stands for launches; cublasLtMatmul, cusolverDnXpotrf
  *                         have statuses of their own; "info": a factorisation says ERROR
  *   no_cublaslt           its library cannot be opened; so does no_cusolver
+ *   shy_heuristic         cublasLt's fails, with 14, in a thread that is capturing a stream
  *   old_cusolver          11.6.0, whose cusolverDnXtrtri_bufferSize counts elements, not bytes
  *   none                  none of these any more
  *

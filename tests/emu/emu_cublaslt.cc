@@ -61,7 +61,7 @@ uint32_t apart_of(const Layout &a, const Layout &b, const Layout &d)
     return (uint32_t)((a.ld * 65599 + b.ld) * 65599 + d.ld);
 }
 
-bool                         has_loaded;
+bool                         has_loaded, is_shy;
 int                          heuristics;
 std::vector<nib_emu_product> products;
 
@@ -237,6 +237,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
 {
     TRY("cublasLtMatmulAlgoGetHeuristic");
     heuristics++;
+    if (is_shy && is_capturing()) return CUBLAS_STATUS_INTERNAL_ERROR;
     const Layout la = held<Layout>(a), lb = held<Layout>(b), ld = held<Layout>(d);
     const Desc   op = held<Desc>(desc);
     const Wish   w = held<Wish>(wish);
@@ -302,6 +303,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
 namespace nib_emu {
 
 void forget_cublaslt() { has_loaded = false; }
+void set_shy_heuristic(bool shy) { is_shy = shy; }
 
 void *cublaslt_symbol(const char *symbol)
 {

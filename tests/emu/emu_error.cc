@@ -62,6 +62,7 @@ static int no_trouble()
     set_device_count(2);
     set_pageable(false);
     restore_libraries();
+    set_shy_heuristic(false);
     set_old_solver(false);
     planned.clear();
     missing = cudaSuccess;
@@ -87,6 +88,7 @@ static int inject(const std::string &word)
     if (word == "old_driver") return no_driver(12000);
     if (word == "no_device") return missing = cudaErrorNoDevice, 0;
     if (word == "pageable" || word == "pinned") return set_pageable(word == "pageable"), 0;
+    if (word == "shy_heuristic") return set_shy_heuristic(true), 0;
     if (word == "old_cusolver") return set_old_solver(true), 0;
     if (take_library(word.c_str())) return 0;
     if (key == "sm") return nib_emu_set_architecture((int)number);

@@ -21,6 +21,7 @@ int           current_device(); /* of the host thread */
 bool          reads_host_memory();
 void          set_pageable(bool pageable);
 void          restore_libraries();
+void          set_shy_heuristic(bool shy); /* of cublasLt: fails under capture */
 void          set_old_solver(bool old);
 bool          take_library(const char *word); /* of nib_emu_inject; false: no such word */
 void          set_device_count(int n);
@@ -50,6 +51,7 @@ cudaError_t enqueue(cudaStream_t stream, std::function<cudaError_t()> work);
 
 /* A call that waits or allocates: an error, and the end of the capture, if a capture forbids it. */
 cudaError_t forbidden_by_capture();
+bool        is_capturing(); /* whether this thread began a capture that goes on */
 cudaError_t device_of(cudaStream_t stream, int *ordinal);
 bool        is_captured(cudaStream_t stream);
 void        invalidate_capture(cudaStream_t stream);

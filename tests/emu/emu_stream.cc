@@ -93,6 +93,13 @@ cudaError_t forbidden_by_capture()
     return error;
 }
 
+bool is_capturing()
+{
+    for (const nib_emu_stream *s : streams)
+        if (s->capture && s->capturer == std::this_thread::get_id()) return true;
+    return false;
+}
+
 /* The default stream of a device waits for its blocking streams, which a capture does not bear. */
 static cudaError_t default_forbidden(int device, bool ends_capture = true)
 {
