@@ -2,8 +2,10 @@
  *
  * CUDA. A device's calls run in its primary context, which the first one (or nib_prepare, or the
  * caller) makes; opening a device makes none. The caller's current device is current again after
- * each call. On any failure the text has CUDA's number and words, and says whether the context is
- * still usable or lost to this process. Every call that takes an exec may return:
+ * each call; where that is another one, CUDA 12 and later make its primary context as well, even
+ * if the program never uses it. A thread that works on one GPU of several makes that one current
+ * first, by cudaSetDevice. On any failure the text has CUDA's number and words, and says whether
+ * the context is still usable or lost to this process. Every call that takes an exec may return:
  *
  *   NIB_ERR_DEVICE        CUDA refused a launch. Or nothing was started, because a kernel failed
  *                         earlier, ours or the caller's: that is never cleared. Or nothing was
