@@ -14,7 +14,8 @@
 #define PANEL_STRIPS 2
 #define PANEL_TOKENS 6
 #define BYTES_STRIPS 2
-#define BYTES_TOKENS 4
+#define BYTES_TOKENS 3
+#define BYTES_DEPTH 512
 #define PANEL_SIGNED 1
 
 typedef __m256  vf;

@@ -15,6 +15,7 @@
 #define PANEL_TOKENS 12
 #define BYTES_STRIPS 2
 #define BYTES_TOKENS 8
+#define BYTES_DEPTH 256
 #define PANEL_SIGNED 0
 
 typedef __m512  vf;

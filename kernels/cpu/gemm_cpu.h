@@ -17,7 +17,7 @@ enum {
     NIB_GEMM_TASK_ROWS = 64,     /* a multiple of 16: the rows of a gated pair are together */
     NIB_GEMM_TASK_TOKENS = 256,  /* multiplied by one panel, at most */
     NIB_GEMM_PANEL_DEPTH = 128,  /* columns of a panel of f32 */
-    NIB_GEMM_BYTES_DEPTH = 256,  /* columns of a panel of bytes */
+    NIB_GEMM_BYTES_DEPTH = 512,  /* columns of a panel of bytes, at most */
     NIB_GEMM_PIECE = 512         /* columns that one thread prepares at a time */
 };
 

@@ -145,7 +145,9 @@ static void bytes_part(bytes_panel p, const nib_gemm_q16 *q, int64_t blocks, int
     case 1: bytes_tokens(p, q, blocks, 1, is_first, sums); break;
     case 2: bytes_tokens(p, q, blocks, 2, is_first, sums); break;
     case 3: bytes_tokens(p, q, blocks, 3, is_first, sums); break;
+#if BYTES_TOKENS >= 4
     case 4: bytes_tokens(p, q, blocks, 4, is_first, sums); break;
+#endif
 #if BYTES_TOKENS == 8
     case 5: bytes_tokens(p, q, blocks, 5, is_first, sums); break;
     case 6: bytes_tokens(p, q, blocks, 6, is_first, sums); break;
@@ -201,9 +203,8 @@ static void panel_int8(const nib_gemm_job *job, int64_t first, nib_gemm_scratch 
     const int parts = (strips + BYTES_STRIPS - 1) / BYTES_STRIPS;
     for (int64_t g = 0, end; g * job->width < job->m; g = end) {
         end = groups_end(job, g);
-        for (int64_t k = 0; k < job->padded; k += NIB_GEMM_BYTES_DEPTH) {
-            const int64_t depth = job->padded - k < NIB_GEMM_BYTES_DEPTH ? job->padded - k
-                                                                         : NIB_GEMM_BYTES_DEPTH;
+        for (int64_t k = 0; k < job->padded; k += BYTES_DEPTH) {
+            const int64_t depth = job->padded - k < BYTES_DEPTH ? job->padded - k : BYTES_DEPTH;
             for (int i = 0; i < parts * BYTES_STRIPS; i++)
                 decode_bytes(job, &s[i], k, depth, panel_at(scratch, depth, i));
             multiply_bytes(job, parts, g, end, k, depth, scratch);

@@ -12,6 +12,7 @@
 #define PANEL_TOKENS 4
 #define BYTES_STRIPS 1
 #define BYTES_TOKENS 4
+#define BYTES_DEPTH 256
 #define PANEL_SIGNED 0
 
 typedef struct vf { float f[8]; } vf;

@@ -5,7 +5,7 @@
  *   ROWS_STRIPS, ROWS_TOKENS     vectors of rows x tokens in registers, straight from codes
  *   ROWS_OWN                     whether that file has rows_some itself
  *   PANEL_STRIPS, PANEL_TOKENS   from a panel of f32
- *   BYTES_STRIPS, BYTES_TOKENS   from a panel of bytes
+ *   BYTES_STRIPS, BYTES_TOKENS   from a panel of bytes, of BYTES_DEPTH columns at most
  *   PANEL_SIGNED                 whether those are signed: gemm_int8_span.h
  *   vf, vb, vc                   LANES f32; LANES x 4 bytes; codes as loaded
  *
@@ -178,7 +178,7 @@ static void finish(const nib_gemm_job *job, int64_t token, int64_t first, int64_
         const int64_t column = gated ? (first + i) / 2 : first + i;
         float y[8], other[8];
         scaled8(job, sums + i, column, y);
-        if (!job->backward) act8(act, y);
+        if (act != NIB_GEMM_ACT_NONE && !job->backward) act8(act, y);
         if (gated) {
             scaled8(job, sums + i + 8, job->w->n / 2 + column, other);
             for (int j = 0; j < 8; j++) y[j] *= other[j];
