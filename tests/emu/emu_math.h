@@ -29,6 +29,21 @@ static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c);
 static inline float rsqrtf(float a) { return 1.0f / sqrtf(a); }
 static inline float __saturatef(float a) { return a > 0.0f ? (a < 1.0f ? a : 1.0f) : 0.0f; }
 
+/* Of a NaN, quiet or signalling, and a number the number; -0 is below 0 (PTX max, min). The C
+ * library's give NaN for a signalling one. */
+static inline float nib_emu_fmaxf(float a, float b)
+{
+    if (a != a || b != b) return a != a ? b : a;
+    return a > b || (a == b && !std::signbit(a)) ? a : b;
+}
+static inline float nib_emu_fminf(float a, float b)
+{
+    if (a != a || b != b) return a != a ? b : a;
+    return a < b || (a == b && std::signbit(a)) ? a : b;
+}
+#define fmaxf nib_emu_fmaxf
+#define fminf nib_emu_fminf
+
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 static inline int __ffs(int x) { return __builtin_ffs(x); }
