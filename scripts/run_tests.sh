@@ -225,15 +225,25 @@ group_test() {
             gptq hessian steps step_codes observe tensor_stats # one_for_both
     build "build without packages" -f scripts/plain.mk BUILD="$BUILD/plain" OPT=-O0 \
         "$BUILD/plain/tests/all"
-    group_aarch64
+    aarch64_arithmetic
 }
 
-# The portable arithmetic, the kernels and their tests, cross-compiled, under qemu.
+# Cross-compiled, under qemu. The arithmetic is a part of test; the kernels, which take longest, are
+# one of test-full.
+on_aarch64() { # TEST-PROGRAM...
+    build "build for aarch64" -f scripts/plain.mk "${@/#/$BUILD/aarch64/tests/}" \
+        BUILD="$BUILD/aarch64" STATIC=-static CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++
+}
+aarch64_arithmetic() {
+    on_aarch64 all && cpu_suite "arithmetic on aarch64" qemu-aarch64 "$BUILD/aarch64/tests/all"
+}
+aarch64_kernels() {
+    on_aarch64 emulated &&
+        suite "kernels, emulated, on aarch64" qemu-aarch64 "$BUILD/aarch64/tests/emulated"
+}
 group_aarch64() {
-    build "build for aarch64" -f scripts/plain.mk both BUILD="$BUILD/aarch64" STATIC=-static \
-        CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ || return
-    cpu_suite "arithmetic on aarch64" qemu-aarch64 "$BUILD/aarch64/tests/all"
-    suite "kernels, emulated, on aarch64" qemu-aarch64 "$BUILD/aarch64/tests/emulated"
+    aarch64_arithmetic
+    aarch64_kernels
 }
 
 # tests/emu_bugs_test.sh builds some of it before, with the same flags. -O1: what gcc takes to
@@ -272,6 +282,7 @@ full_threads() {
     build "build" tests || return
     OMP_NUM_THREADS=1 cpu_suite "test suite, 1 thread" "$BUILD/tests/all"
     OMP_NUM_THREADS=7 cpu_suite "test suite, 7 threads" "$BUILD/tests/all"
+    aarch64_kernels # here because this part is short
 }
 # clang's OpenMP tells the thread sanitizer about its barriers; gcc's does not. The sanitizer
 # starts by writing a file of its own that is larger than FullDisk's limit lets any file be.
