@@ -313,10 +313,12 @@ all_schedules() { # TARGET
     for schedule in forward reverse random skew; do
         on_emulator "$BUILD" "$1" $schedule
     done
+}
+full_emulator80() { # sm_90 too, which has wgmma: the same library
+    all_schedules 80
     NIB_EMU_INJECT=sm=90 NIB_EMU_SCHEDULE=random on_cuda "suite on emulated cuda, sm_90, random" \
         "$BUILD" "$BUILD/emulated/libnibble_cuda.so"
 }
-full_emulator80()  { all_schedules 80; }
 full_emulator100() { all_schedules 100; }
 # Every seeded bug, the thread sanitizer as race checker among the means.
 full_emu_bugs() { EMU_BUGS=all step "emu_bugs_test, all means" tests/emu_bugs_test.sh; }

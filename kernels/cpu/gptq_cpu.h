@@ -8,9 +8,9 @@
  *            steps to come    this part     steps done          d: w - q of those that are done
  *
  *     before = t's weights           t += d * (the factor's rows and columns in question)
- *     block by block of t:           step by step to codes, its place takes d; then, of n blocks
- *                                    done, 2^i the largest that divides n, the 2^i blocks to come
- *                                    += the d of the last 2^i * ...
+ *     block by block of t:           step by step to codes, its place takes d; then, n blocks being
+ *                                    done and 2^i the largest power that divides n, the 2^i blocks
+ *                                    to come += the d of the last 2^i
  *
  * A part is NIB_GPTQ_WIDE steps: d is laid out less often for the product with all steps done.
  * A block is done for 16 rows at a time, a row in each lane of the compiler's vectors.
