@@ -12,7 +12,7 @@
         EXPECT(got_ == NIB_OK, "%s", why); \
     } while (0)
 
-enum { M = 19, N = 80, K = 1096 };
+enum { M = 19, N = 80, K = 64 * 34 + 40 };
 
 /* A source, its pack and a product of it, all where a runner computes. */
 typedef struct layer {
@@ -32,6 +32,11 @@ static void layer_open(layer *l, const runner *r, nib_format format, int64_t m)
                                         GEMM_TAME),
                   .plan = { .size = sizeof l->plan }, .exec = exec_of(r) };
     OK(nib_gemm_plan_make(r->device, &o, &l->plan));
+    if (runner_is_cuda(r)) {
+        nib_gemm_tactic t;
+        OK(nib_gemm_choice(&l->plan, m, &t));
+        EXPECT(t.splits > 1, "%s is not cut: one launch", t.name);
+    }
     l->pack = gemm_pack_new(r, NIB_GEMM_LAYOUT_AUTO, &l->s.p, 0, l->s.tensor_scale);
     l->codes = buffer_new(r, l->s.p.codes, (size_t)l->s.codes_bytes, 0);
     l->scales = buffer_new(r, l->s.p.scales, (size_t)l->s.scales_bytes, 0);

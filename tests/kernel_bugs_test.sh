@@ -123,7 +123,9 @@ product_bias_of_gate   gemm_job.cuh       gemm_tile_cuda.cu forward OnDeviceGemm
 product_split_too_long gemm_small_cuda.cu -                 forward OnDeviceGemm*
     s/job\.units \* \(blockIdx\.y \+ 1\) \/ job\.splits/job.units/
 product_part_left_out  gemm_cuda.cu       -                 forward OnDeviceGemm*
-    s/s < job\.splits; s\+\+/s < job.splits - 1; s++/
+    s/left = job\.splits;/left = job.splits - 1;/
+product_sum_too_early  gemm_cuda.cu       -                 forward OnDeviceGemm*
+    s/nib_ptx::grid_dependency_wait\(\);//
 product_half_kept      gemm_small_cuda.cu -                 forward OnDeviceGemm*
     s/half\[0\] = half\[1\] = 0;//
 product_past_k         gemm_small_cuda.cu -                 forward OnDeviceGemm*

@@ -17,8 +17,7 @@ static const kernel_row kernels[] = {
     { "small16", gpu_takes, "sm_80 sm_89 sm_90a sm_100f sm_120f", "emulated" },
     { "tile32", gpu_takes, "sm_80 sm_89 sm_90a sm_100f sm_120f", "emulated" },
     { "tile64", gpu_takes, "sm_80 sm_89 sm_90a sm_100f sm_120f", "emulated" },
-    { "wgmma128", "nvfp4 mxfp4 by 16, 32; f16 bf16; f32 sums; no plan's own choice yet", "sm_90a",
-      "emulated" },
+    { "wgmma128", "nvfp4 mxfp4 by 16, 32; f16 bf16; f32 sums", "sm_90a", "emulated" },
     { "exact", "nvfp4 mxfp4 by 16, 32; f16 bf16; f32 sums; needs cublasLt",
       "sm_80 sm_89 sm_90a sm_100f sm_120f", "emulated" },
 };

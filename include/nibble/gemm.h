@@ -242,7 +242,11 @@ typedef struct nib_gemm_args {
  * workspace off 256;
  * NIB_ERR_UNSUPPORTED for weights of another layout, version, format or gating than the plan's,
  * matrices of another dtype, or an exec of another device; NIB_ERR_OUT_OF_MEMORY for a workspace
- * smaller than nib_gemm_workspace_bytes (the text has both). */
+ * smaller than nib_gemm_workspace_bytes (the text has both).
+ *
+ * From compute capability 9.0 on, a product that is cut along K is two kernels, of which the second
+ * starts while the first ends; captured, they are two nodes with a programmatic edge,
+ * which calls that list edges without their data answer with cudaErrorLossyQuery. */
 nib_status nib_gemm(const nib_exec *exec, const nib_gemm_plan *plan, const nib_gemm_args *args);
 
 /* dX[m,k] = alpha * t * sum over n of dY[m,n] * W[n,k]: the gradient of the activations, by the

@@ -65,8 +65,10 @@ static bool has_wgmma(const nib_gemm_options *o, const nib_device_info *info)
 #ifdef NIB_CUDA_ARCHS
     const bool built = nib_cuda_has_arch(NIB_CUDA_ARCHS, "sm_90a")
                     && !nib_cuda_has_arch(NIB_CUDA_ARCHS, "sm_90");
+#elif defined(__CUDACC__)
+    const bool built = false;
 #else
-    const bool built = true;
+    const bool built = true; /* emulated */
 #endif
     return built && info->compute_capability == 90 && o->accumulate == NIB_GEMM_ACCUMULATE_F32;
 }
@@ -104,9 +106,10 @@ int32_t nib_cuda_gemm_plan(const nib_gemm_options *o, const nib_device_info *inf
     const nib_gemm_table *t = table_of(info);
     const bool    exact = all[there - 1].id == EXACT;
     const bool    small_only = o->batch_invariant && o->m_max <= 4 * t->small16;
-    const bool    wgmma = t->wgmma128 && has_wgmma(o, info) && !o->batch_invariant;
+    const bool    wgmma = t->wgmma128 > t->tile64 && has_wgmma(o, info) && !o->batch_invariant;
+    const int     tiles = wgmma || t->tile64 > t->wgmma128 ? t->tile64 : t->wgmma128;
     const int64_t last[TACTICS] = { t->small8, small_only ? MOST_ROWS : t->small16, t->tile32,
-                                    exact || wgmma ? t->tile64 : MOST_ROWS,
+                                    exact || wgmma ? tiles : MOST_ROWS,
                                     !wgmma ? 0 : exact ? t->wgmma128 : MOST_ROWS, INT32_MAX };
     const int first = o->batch_invariant && !small_only ? TILE32 : SMALL8;
     int32_t   count = 0;
@@ -145,19 +148,26 @@ static int64_t slots_of(const nib_device_info *info, int id)
          * info->processors;
 }
 
-/* Bytes that pass L2 for a row of weights, times those without splits: a split's sums are written
- * and read. m in whole CTAs. */
-static double traffic_of(const nib_gemm_options *o, int id, int64_t m, int64_t splits)
+/* Bytes that pass L2 for one CTA of a product that is not cut. Small kernels': of 16 tokens. */
+static double bytes_of(const nib_gemm_options *o, int id)
 {
     const bool   small = id <= SMALL16;
-    const int    each = tokens_of[small ? (int)SMALL16 : id];
-    const double ctas = small ? 1.0 : (double)nib_ceil_div(m, each), tokens = ctas * each;
-    const double rows = NIB_GEMM_TILE * (small ? 1 : NIB_GEMM_TILE_STRIPES), k = (double)o->k;
-    const double once = k * (0.5625 * ctas + 2.0 * tokens / rows);
-    return splits > 1 ? 1.0 + 8.0 * (double)splits * tokens / once : 1.0;
+    const double rows = NIB_GEMM_TILE * (small ? 1 : NIB_GEMM_TILE_STRIPES);
+    return (double)o->k * (rows * 0.5625 + 2.0 * tokens_of[small ? (int)SMALL16 : id]);
 }
 
-/* The splits, each with enough to do, that fill the waves best for their traffic. Two waves and
+/* Time for a number of CTAs, in waves. A wave that is not full takes less, down to the share of the
+ * slots with which memory is as busy as with all. */
+static double waves_of(int64_t ctas, int64_t slots, int id)
+{
+    const double most = (id <= SMALL16 ? NIB_GEMM_SMALL_BUSY
+                         : id == TILE32 ? NIB_GEMM_TILE32_BUSY : 100) * 0.01;
+    const double rest = (double)(ctas % slots) / (double)slots;
+    return (double)(ctas / slots) + (rest > most || rest == 0 ? rest : most);
+}
+
+/* The splits, each with enough to do, that take the least time, in bytes that pass L2 meanwhile:
+ * waves of shorter CTAs, but sums that are written and read, and a second launch. Two waves and
  * more are not cut. Small kernels': without regard to m. */
 static int32_t splits_for(const nib_gemm_options *o, const nib_device_info *info, int id, int64_t m)
 {
@@ -168,14 +178,17 @@ static int32_t splits_for(const nib_gemm_options *o, const nib_device_info *info
     const int64_t each = small ? NIB_GEMM_SMALL_MIN_UNITS : NIB_GEMM_TILE_MIN_UNITS;
     const int64_t most = clamped(units / each, 1, small ? (int)NIB_GEMM_SMALL_MAX_SPLITS
                                                         : (int)NIB_GEMM_TILE_MAX_SPLITS);
-    double  best = 0;
+    const double  sums = (double)ctas * NIB_GEMM_TILE * 8 /* written and read */
+                       * (small ? tokens_of[SMALL16] : NIB_GEMM_TILE_STRIPES * tokens_of[id]);
+    const double  second = (double)NIB_GEMM_SECOND_LAUNCH * info->processors;
+    double  least = 0;
     int32_t found = 1;
     if (ctas >= 2 * slots) return 1;
     for (int64_t s = 1; s <= most; s++) {
-        const int64_t waves = nib_ceil_div(ctas * s, slots);
-        const double  good = (double)(ctas * s) / ((double)(waves * slots)
-                                                   * traffic_of(o, id, m, s));
-        if (good > best) best = good, found = (int32_t)s;
+        const double bytes = waves_of(ctas * s, slots, id) / (double)s * (double)slots
+                           * bytes_of(o, id)
+                           + (s > 1 ? (double)s * sums + second : 0.0);
+        if (s == 1 || bytes < least) least = bytes, found = (int32_t)s;
     }
     return found;
 }
@@ -302,27 +315,51 @@ nib_status nib_cuda_gemm_backward(const nib_launch *launch, const nib_gemm_reque
 
 /* ---- the second launch of a product that was cut along K ---- */
 
+/* Sums of 8 rows over the splits, in order, whose loads are under way four at a time. */
+__device__ __forceinline__ void add_splits(const GemmJob &job, const float *p, float (&sum)[8])
+{
+    const int64_t next = job.m * job.partial_ld;
+    NIB_NO_UNROLL
+    for (int32_t left = job.splits; left > 0; left -= 4) {
+        float4 x[4][2];
+        NIB_UNROLL
+        for (int i = 0; i < 4; i++, p += next) {
+            if (i >= left) continue;
+            x[i][0] = ((const float4 *)p)[0], x[i][1] = ((const float4 *)p)[1];
+        }
+        NIB_UNROLL
+        for (int i = 0; i < 4; i++) {
+            if (i >= left) continue;
+            sum[0] += x[i][0].x, sum[1] += x[i][0].y, sum[2] += x[i][0].z, sum[3] += x[i][0].w;
+            sum[4] += x[i][1].x, sum[5] += x[i][1].y, sum[6] += x[i][1].z, sum[7] += x[i][1].w;
+        }
+    }
+}
+
 __global__ void __launch_bounds__(NIB_GEMM_REDUCE_THREADS) gemm_reduce(const GemmJob job)
 {
-    const int64_t n = (int64_t)blockIdx.x * NIB_GEMM_REDUCE_THREADS + threadIdx.x;
+    nib_ptx::grid_dependency_wait();
+    const int64_t n = ((int64_t)blockIdx.x * NIB_GEMM_REDUCE_THREADS + threadIdx.x) * 8;
     const int64_t m = blockIdx.y + (int64_t)blockIdx.z * 32768;
     int64_t       column;
     if (m >= job.m || !gemm_is_column(job, n, &column)) return;
-    float sum = 0.0f, up = 0.0f;
-    for (int64_t s = 0; s < job.splits; s++) {
-        const float *p = job.partials + (s * job.m + m) * job.partial_ld + n;
-        sum += p[0];
-        if (job.gated) up += p[8];
-    }
-    gemm_finish(job, gemm_factor(job), m, column, sum, up);
+    const float *const p = job.partials + m * job.partial_ld + n;
+    const float        scale = gemm_factor(job);
+    alignas(16) float  sum[8] = {};
+    float              up[8] = {};
+    add_splits(job, p, sum);
+    if (job.gated) add_splits(job, p + 8, up);
+    NIB_UNROLL
+    for (int i = 0; i < 8; i++) sum[i] = gemm_value(job, scale, m, column + i, sum[i], up[i]);
+    gemm_store_8(job.d_dtype, job.d, m * job.d_ld + column, sum);
 }
 
 void nib_cuda_gemm_reduce(const GemmJob &job, cudaStream_t stream)
 {
     const unsigned rows = (unsigned)(job.m < 32768 ? job.m : 32768);
-    const dim3 grid((unsigned)nib_ceil_div(job.n, NIB_GEMM_REDUCE_THREADS), rows,
+    const dim3 grid((unsigned)nib_ceil_div(job.n, 8 * NIB_GEMM_REDUCE_THREADS), rows,
                     (unsigned)nib_ceil_div(job.m, 32768));
-    NIB_LAUNCH(gemm_reduce, grid, NIB_GEMM_REDUCE_THREADS, 0, stream, job);
+    NIB_LAUNCH_DEPENDENT(gemm_reduce, grid, NIB_GEMM_REDUCE_THREADS, 0, stream, job);
 }
 
 cudaError_t nib_cuda_load_gemm()

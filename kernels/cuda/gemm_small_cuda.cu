@@ -211,6 +211,7 @@ __global__ void __launch_bounds__(WARPS * 32, NIB_GEMM_SMALL_PER_SM) gemm_small(
             }
         }
         __syncthreads();
+        if (job.splits > 1) nib_ptx::grid_launch_dependents();
         end<tokens>(job, red, stripe, m0);
     } else {
         gemm_no_image(), (void)job, (void)red;

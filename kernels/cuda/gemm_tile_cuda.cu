@@ -316,6 +316,7 @@ gemm_tile(const GemmJob job, int stages)
             stages, at, smem, &s);
         float *const  red = (float *)smem;
         const int64_t m0 = block_m * (int64_t)tokens, n0 = block_n * (int64_t)ROWS;
+        if (job.splits > 1) nib_ptx::grid_launch_dependents();
         gather(s, at, red);
         if (job.splits > 1) gemm_write_partials<tokens>(job, red, m0, n0);
         else gemm_write_d<tokens>(job, red, m0, n0);

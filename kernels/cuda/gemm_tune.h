@@ -48,7 +48,15 @@ enum {
     NIB_GEMM_WGMMA_STAGES = 4,
     NIB_GEMM_TILE_MIN_UNITS = 4, /* in a split */
     NIB_GEMM_TILE_MAX_SPLITS = 16,
-    NIB_GEMM_REDUCE_THREADS = 256,
+    /* How K is cut, predicted. BUSY: percent of the slots with which an H200's memory is as busy as
+     * with all: 29 of small's 37 KB in flight; tile32's 816 issue slots a step of 888 cycles.
+     * SECOND_LAUNCH: bytes a processor, of those that pass L2 meanwhile, some 1.4 us. So
+     * 28672 x 4096 at M = 8, 448 stripes in 264 slots, is not cut: 3.4 us of sums and launch would
+     * save 0.6. */
+    NIB_GEMM_SMALL_BUSY = 80,
+    NIB_GEMM_TILE32_BUSY = 92,
+    NIB_GEMM_SECOND_LAUNCH = 64 << 10,
+    NIB_GEMM_REDUCE_THREADS = 128,
     NIB_GEMM_PACK_THREADS = 256,
     /* exact: outputs (rows of weights; backward: columns) dequantized at a time. A product of 2048
      * activations and 4096 outputs is 256 of cublasLt's tiles of 128 x 256, two waves of 132 SMs;
@@ -73,8 +81,8 @@ enum {
  * line whose capability is not above the device's. Predicted, from reference figures: Marlin-like
  * kernels fall behind dequantize + cuBLAS at M = 512 (A100) to 1024 (H100).
  *
- * wgmma128 has not run on a GPU yet, and no plan takes it: 0. { 90, 8, 16, 32, 64, 512 } turns it
- * on, as predicted (profiles/predicted), for plans whose rows may depend on M. */
+ * wgmma128: sm_90a's, for F32 sums and plans whose rows may depend on M; others go on with
+ * tile64. */
 typedef struct nib_gemm_table {
     int capability, small8, small16, tile32, tile64, wgmma128;
 } nib_gemm_table;
@@ -83,7 +91,7 @@ static const nib_gemm_table nib_gemm_tables[] = {
     /*  sm  small8 16  tile32 64    wgmma128 */
     {  80,  8,     16, 32,    512,  0 },
     {  86,  8,     16, 32,    2048, 0 }, /* GDDR: the scratch's traffic costs more */
-    {  90,  8,     16, 32,    512,  0 },
+    {  90,  8,     16, 32,    64,   512 },
     { 100,  8,     16, 32,    256,  0 },
     { 120,  8,     16, 32,    1024, 0 },
 };

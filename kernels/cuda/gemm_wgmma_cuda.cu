@@ -27,6 +27,7 @@
  * Sums are in f32; a token's depend neither on other tokens nor on their number. No CTA waits for
  * another. */
 #include "gemm_cta.cuh"
+#include "ptx_wgmma.cuh"
 
 namespace {
 
@@ -120,6 +121,12 @@ struct Sums {
     uint32_t floors[1];          /* gemm_floor.cuh: of the two stripes */
 };
 
+[[maybe_unused]] __device__ __forceinline__ void hold(Sums *sums)
+{
+    NIB_UNROLL
+    for (int s = 0; s < STRIPES; s++) nib_ptx::wgmma_hold(sums->sum[s]);
+}
+
 struct Place {
     int codes, scales; /* of tile 0 of its first stripe in a step */
     int red;           /* where its first sum goes */
@@ -148,7 +155,7 @@ __device__ __forceinline__ GemmScales<2> load_scales(const unsigned char *step, 
     return { { lo | hi << 16 } };
 }
 
-/* B of mma 0 of tile u: ptx.cuh. Others add bytes / 16. */
+/* B of mma 0 of tile u: ptx_wgmma.cuh. Others add bytes / 16. */
 template <int u> __device__ __forceinline__ uint64_t activations_at(const unsigned char *step)
 {
     constexpr uint64_t eight_rows = 8 * X_ROW, swizzle128 = 1;
@@ -172,6 +179,7 @@ __device__ __forceinline__ void do_part(const GemmJob &job, const unsigned char 
         nib_ptx::wgmma_wait<1>();
     } else if constexpr (s == 0) {
         nib_ptx::wgmma_wait<0>();
+        hold(sums);
         gemm_settle<Kind>(scales, sums->floors, [&](int stripe, int h, float by) {
             NIB_UNROLL
             for (int i = 0; i < 32; i++) sums->sum[stripe][i / 2 * 4 + 2 * h + i % 2] *= by;
@@ -241,10 +249,11 @@ __device__ __forceinline__ void sum_up(const GemmJob &job, Copies from, int step
         wr = wr + STEP_BYTES == end ? 0 : wr + STEP_BYTES;
     }
     nib_ptx::wgmma_wait<0>();
+    hold(sums);
     NIB_UNROLL
     for (int i = 0; Kind::scale == GEMM_E8M0 && i < STRIPES * 64; i++)
         sums->sum[i / 64][i % 64] *= gemm_row_factor<Kind>(sums->floors, i / 64, i % 4 / 2);
-    nib_ptx::cp_async_wait_all(); /* empty groups */
+    nib_ptx::cp_async_wait_all(); /* zeros past K's end, which land in the sums' memory too */
     __syncthreads();
 }
 
@@ -265,6 +274,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, 1) gemm_wgmma(const GemmJob job)
             job, copies_of(job, m0, block_n * (int64_t)GEMM_STRIPES, first, last),
             (int)nib_ceil_div(last - first, (int64_t)GEMM_STEP), at, smem, &sums);
         float *const red = (float *)smem;
+        if (job.splits > 1) nib_ptx::grid_launch_dependents();
         gather(sums, at, red);
         if (job.splits > 1) gemm_write_partials<TOKENS>(job, red, m0, n0);
         else gemm_write_d<TOKENS>(job, red, m0, n0);

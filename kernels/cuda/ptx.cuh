@@ -1,4 +1,5 @@
-/* ptx.cuh: all PTX of this backend, one wrapper an instruction. Kernels hold no asm.
+/* ptx.cuh: all PTX of this backend, one wrapper an instruction, but for wgmma's (ptx_wgmma.cuh).
+ * Kernels hold no asm.
  *
  * Other compilers take the wrappers of the same names from the <cuda_runtime.h> that stands in for
  * the toolkit's. tests/emu has a conformance test for each, and pins the PTX that nvcc makes of it
@@ -115,72 +116,22 @@ __device__ __forceinline__ void mma_f16_f16(uint32_t (&d)[2], const uint32_t (&a
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-/* ---- wgmma: products by a warpgroup, four warps of which the first is a multiple of 4 ----
- * Section "Asynchronous warpgroup level matrix instructions". d += a * b, 64 x 128 += 64 x 16 times
- * 16 x 128; each warp has 16 rows, as in 16 mma m16n8k16 side by side: a is their A, and
- * d[4 * i + e] D's register e of columns 8 * i .. + 7. b names shared memory,
- *
- *     (address & 0x3ffff) >> 4 | SBO >> 4 << 32 | 1 << 62
- *
- * of B's columns, rows of 128 bytes, of which 16-byte chunk c lies at c ^ row % 8 (the 128-byte
- * swizzle; 8 rows SBO bytes after the 8 before, from a multiple of 1024 on); k16 are 32 bytes of a
- * row. The whole warpgroup calls. Registers that a product reads or writes must not be touched from
- * its wgmma_fence until the wait for its group; what else has touched them comes before a fence.
- * Arrays live as long.
- *
- * Only sm_90a has it: others trap. */
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define NIB_HAS_WGMMA 1
-#define NIB_SM90A(...) asm volatile(__VA_ARGS__)
-#else
-#define NIB_HAS_WGMMA 0
-#define NIB_SM90A(...) __trap()
+/* Of two kernels in a row on a stream, the second by NIB_LAUNCH_DEPENDENT: the first lets it start
+ * once all its blocks have said so or ended; the second waits, before all it does, until the first
+ * has ended and what it wrote is there. Before sm_90 neither is needed. */
+__device__ __forceinline__ void grid_launch_dependents()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
-
-__device__ __forceinline__ void wgmma_fence()
-{
-    NIB_SM90A("wgmma.fence.sync.aligned;" ::: "memory");
 }
 
-__device__ __forceinline__ void wgmma_commit()
+__device__ __forceinline__ void grid_dependency_wait()
 {
-    NIB_SM90A("wgmma.commit_group.sync.aligned;" ::: "memory");
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
-
-/* Until at most this many of the warpgroup's latest groups are in flight. */
-template <int groups> __device__ __forceinline__ void wgmma_wait()
-{
-    NIB_SM90A("wgmma.wait_group.sync.aligned %0;" :: "n"(groups) : "memory");
-}
-
-/* What this thread has written to shared memory is there for the tensor cores too: before the
- * barrier behind which others' wgmma reads it. */
-__device__ __forceinline__ void fence_proxy_async()
-{
-    NIB_SM90A("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-#define NIB_D8(d, i)                                                                        \
-    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
-    "+f"(d[i + 6]), "+f"(d[i + 7])
-#define NIB_WGMMA(name, type)                                                               \
-    __device__ __forceinline__ void name(float (&d)[64], const uint32_t (&a)[4], uint64_t b) \
-    {                                                                                       \
-        NIB_SM90A("wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " "          \
-                  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, "  \
-                  "%30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "  \
-                  "%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, "  \
-                  "%58, %59, %60, %61, %62, %63}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"   \
-                  : NIB_D8(d, 0), NIB_D8(d, 8), NIB_D8(d, 16), NIB_D8(d, 24), NIB_D8(d, 32), \
-                    NIB_D8(d, 40), NIB_D8(d, 48), NIB_D8(d, 56)                             \
-                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                    \
-    }
-NIB_WGMMA(wgmma_f16_f32, "f16")
-NIB_WGMMA(wgmma_bf16_f32, "bf16")
-#undef NIB_WGMMA
-#undef NIB_D8
-#undef NIB_SM90A
 
 /* bar.sync: one of 16 barriers of the block, for whole warps; __syncthreads is number 0. */
 __device__ __forceinline__ void bar_sync(int id, int threads)

@@ -77,9 +77,17 @@ void wake(unsigned rank)
  * themselves. */
 static char grid_start, grid_end;
 
-static void run_thread()
+/* Of a dependent launch: only now is what kernels before have written ordered before. */
+void grid_dependency_wait(); /* emu_ptx.h */
+void grid_dependency_wait()
 {
     order_acquire(&grid_start);
+    thread->waited = true;
+}
+
+static void run_thread()
+{
+    if (!block->dependent) order_acquire(&grid_start);
     (*block->body)();
     Thread *self = thread;
     {
@@ -87,6 +95,7 @@ static void run_thread()
         if (!self->open.empty() || !self->groups.empty()) {
             fail("the thread ends with a cp.async in flight");
         }
+        if (block->dependent && !self->waited) fail("the thread never waits for the grid before");
         if (wgmma_in_flight(*self)) fail("the thread ends with a wgmma in flight");
         self->state = State::done;
         block->live--;
@@ -238,6 +247,7 @@ static void start_threads(dim3 size)
         t.warp = i / 32;
         t.landed.clear();
         t.wgmma.reset();
+        t.waited = false;
         t.index = { i % size.x, i / size.x % size.y, i / (size.x * size.y) };
         block->warps[t.warp].alive |= 1u << t.lane;
         block->ready.push_back(i);
@@ -290,7 +300,8 @@ static unsigned char *dynamic_memory(size_t bytes)
 }
 
 std::string run_grid(const char *kernel, dim3 grid, dim3 size, size_t smem_bytes,
-                     size_t shared_limit, const std::function<void()> &body, cudaError_t *error)
+                     size_t shared_limit, const std::function<void()> &body, bool dependent,
+                     cudaError_t *error)
 {
     Unseen unseen;
     const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
@@ -306,6 +317,7 @@ std::string run_grid(const char *kernel, dim3 grid, dim3 size, size_t smem_bytes
         clear_block(&storage);
         block->kernel = kernel;
         block->body = &body;
+        block->dependent = dependent;
         block->shared_limit = shared_limit;
         block->dynamic_bytes = smem_bytes;
         block->dynamic = dynamic_memory(smem_bytes);

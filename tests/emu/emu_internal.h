@@ -45,6 +45,7 @@ struct Thread {
     size_t      slot = 0; /* of its stack */
     const char *file = nullptr; /* where it waits */
     int         line = 0;
+    bool        waited = false; /* for the kernel before */
     std::vector<Copy>              open;   /* issued, in no group yet */
     std::vector<std::vector<Copy>> groups; /* committed, oldest first */
     std::shared_ptr<WgmmaThread>   wgmma;
@@ -100,6 +101,7 @@ constexpr int barriers_per_block = 16;
 struct Block {
     const char                  *kernel = "";
     const std::function<void()> *body = nullptr;
+    bool                         dependent = false; /* its threads wait for the kernel before */
     std::vector<Thread>          threads;
     std::vector<Warp>            warps;
     Barrier                      barriers[barriers_per_block];
@@ -136,7 +138,8 @@ void wake(unsigned rank);
 
 /* All blocks of a grid, in the schedule's order; "" or what went wrong. */
 std::string run_grid(const char *kernel, dim3 grid, dim3 block, size_t smem_bytes,
-                     size_t shared_limit, const std::function<void()> &body, cudaError_t *error);
+                     size_t shared_limit, const std::function<void()> &body, bool dependent,
+                     cudaError_t *error);
 
 /* Writes 0xff: NaN in f32, f16, bf16 and E4M3, -1 in integers. */
 void poison(void *data, size_t bytes);

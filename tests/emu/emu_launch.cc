@@ -60,7 +60,7 @@ static cudaError_t check(dim3 grid, dim3 size, size_t smem_bytes, size_t limit)
 
 static cudaError_t try_launch(const char *name, const void *function, dim3 grid, dim3 size,
                               size_t smem_bytes, cudaStream_t stream,
-                              std::function<void()> body)
+                              std::function<void()> body, bool dependent)
 {
     int ordinal;
     Function *f = nullptr;
@@ -80,7 +80,7 @@ static cudaError_t try_launch(const char *name, const void *function, dim3 grid,
         if (known.empty()) known = function_name(function, name);
         cudaError_t fault = cudaErrorLaunchFailure;
         const std::string failure = run_grid(known.c_str(), grid, size, smem_bytes, whole, body,
-                                             &fault);
+                                             dependent, &fault);
         if (failure.empty()) return cudaSuccess;
         finished.erase(function);
         set_failure(failure, fault);
@@ -89,10 +89,10 @@ static cudaError_t try_launch(const char *name, const void *function, dim3 grid,
 }
 
 void launch(const char *name, const void *function, dim3 grid, dim3 size, size_t smem_bytes,
-            cudaStream_t stream, std::function<void()> body)
+            cudaStream_t stream, std::function<void()> body, bool dependent)
 {
     std::lock_guard<std::recursive_mutex> lock(device_lock());
-    done(try_launch(name, function, grid, size, smem_bytes, stream, std::move(body)));
+    done(try_launch(name, function, grid, size, smem_bytes, stream, std::move(body), dependent));
 }
 
 } // namespace nib_emu

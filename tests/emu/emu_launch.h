@@ -1,4 +1,4 @@
-/* emu_launch.h: NIB_LAUNCH for a C++ compiler. */
+/* emu_launch.h: NIB_LAUNCH and NIB_LAUNCH_DEPENDENT for a C++ compiler. */
 #ifndef NIB_EMU_LAUNCH_H
 #define NIB_EMU_LAUNCH_H
 
@@ -10,17 +10,18 @@
 
 namespace nib_emu {
 
+/* dependent: by NIB_LAUNCH_DEPENDENT. */
 void launch(const char *name, const void *function, dim3 grid, dim3 block, size_t smem_bytes,
-            cudaStream_t stream, std::function<void()> body);
+            cudaStream_t stream, std::function<void()> body, bool dependent);
 
 /* Arguments are converted and copied at the launch, as on a GPU: the kernel runs later. */
-template <class... Parameters, class... Arguments>
+template <bool dependent, class... Parameters, class... Arguments>
 void launch_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                    size_t smem_bytes, cudaStream_t stream, Arguments &&...arguments)
 {
     std::tuple<std::decay_t<Parameters>...> copy(std::forward<Arguments>(arguments)...);
     launch(name, (const void *)kernel, grid, block, smem_bytes, stream,
-           [kernel, copy] { std::apply(kernel, copy); });
+           [kernel, copy] { std::apply(kernel, copy); }, dependent);
 }
 
 /* NVIDIA's libraries, of which there are cublasLt and cuSOLVER. */
@@ -34,6 +35,8 @@ const char *library_why();
 #define NIB_LIBRARY_FIND(library, name) nib_emu::library_find((library), (name))
 #define NIB_LIBRARY_WHY()               nib_emu::library_why()
 #define NIB_LAUNCH(kernel, grid, block, smem_bytes, stream, ...) \
-    nib_emu::launch_kernel(#kernel, kernel, grid, block, smem_bytes, stream, ##__VA_ARGS__)
+    nib_emu::launch_kernel<false>(#kernel, kernel, grid, block, smem_bytes, stream, ##__VA_ARGS__)
+#define NIB_LAUNCH_DEPENDENT(kernel, grid, block, smem_bytes, stream, ...) \
+    nib_emu::launch_kernel<true>(#kernel, kernel, grid, block, smem_bytes, stream, ##__VA_ARGS__)
 
 #endif

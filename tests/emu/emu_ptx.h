@@ -22,6 +22,7 @@ void wgmma_fence(const char *file, int line);
 void wgmma_commit(const char *file, int line);
 void wgmma_wait(size_t groups_left, const char *file, int line);
 void wgmma(Mma kind, float *d, const uint32_t *a, uint64_t b, const char *file, int line);
+void grid_dependency_wait();
 void barrier(int id, unsigned threads, const char *file, int line);
 void mbarrier_init(uint64_t *bar, unsigned count, const char *file, int line);
 void mbarrier_arrive(uint64_t *bar, const char *file, int line);
@@ -70,6 +71,7 @@ inline void mma_f16_f16(uint32_t (&d)[2], const uint32_t (&a)[4], const uint32_t
 inline void wgmma_fence(NIB_EMU_AT) { nib_emu::wgmma_fence(file, line); }
 inline void wgmma_commit(NIB_EMU_AT) { nib_emu::wgmma_commit(file, line); }
 template <int groups> void wgmma_wait(NIB_EMU_AT) { nib_emu::wgmma_wait(groups, file, line); }
+inline void wgmma_hold(float (&)[64]) {}
 inline void fence_proxy_async(NIB_EMU_AT) { nib_emu::fence_proxy(file, line); }
 inline void wgmma_f16_f32(float (&d)[64], const uint32_t (&a)[4], uint64_t b, NIB_EMU_AT)
 {
@@ -79,6 +81,9 @@ inline void wgmma_bf16_f32(float (&d)[64], const uint32_t (&a)[4], uint64_t b, N
 {
     nib_emu::wgmma(nib_emu::Mma::bf16_f32, d, a, b, file, line);
 }
+
+inline void grid_launch_dependents() {} /* a dependent kernel runs after all blocks all the same */
+inline void grid_dependency_wait() { nib_emu::grid_dependency_wait(); }
 
 inline void bar_sync(int id, int threads, NIB_EMU_AT)
 {

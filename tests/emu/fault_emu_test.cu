@@ -154,6 +154,30 @@ __global__ static void too_much_static()
     NIB_SHARED(int, big, [12289]);
     big[threadIdx.x] = 0;
 }
+/* ---- dependent launches ---- */
+
+__global__ static void does_not_wait() {}
+__global__ static void waits(uint32_t *out)
+{
+    nib_ptx::grid_dependency_wait();
+    out[threadIdx.x] += 1;
+}
+
+NIB_TEST(EmuFault, DependentLaunches)
+{
+    {
+        Device<uint32_t> out(std::vector<uint32_t>(64, 0));
+        NIB_LAUNCH(waits, 1, 64, 0, 0, (uint32_t *)out); /* for nothing */
+        NIB_LAUNCH_DEPENDENT(waits, 1, 64, 0, 0, (uint32_t *)out);
+        for (const uint32_t got : out.read()) EXPECT(got == 2, "%u", got);
+    }
+    NIB_LAUNCH_DEPENDENT(does_not_wait, 1, 64, 0, 0);
+    EXPECT(cudaDeviceSynchronize() == cudaErrorLaunchFailure, "nobody waits");
+    EXPECT(strstr(nib_emu_failure(), "never waits for the grid before"), "%s", nib_emu_failure());
+    nib_emu_reset();
+    EXPECT(cudaGetLastError() == cudaSuccess, "the reset forgets");
+}
+
 NIB_TEST(EmuFault, StaticSharedMemory)
 {
     expect_fault({ "static shared memory", "49156 bytes in all" }, too_much_static);

@@ -60,6 +60,45 @@ NIB_TEST(GemmSmallEmu, EverySchedule)
     });
 }
 
+/* How many parts K is cut into, on an H200: gemm_tune.h. One wave and no more is filled, but not
+ * where memory is busy without; short K is not cut. */
+NIB_TEST(GemmSmallEmu, SplitsOfAnH200)
+{
+    static const struct {
+        const char *tactic;
+        int64_t     m, n, k;
+        int32_t     splits;
+    } rows[] = {
+        { "small8", 1, 8192, 8192, 2 }, { "small8", 8, 8192, 8192, 2 },
+        { "small16", 16, 8192, 8192, 2 }, { "small8", 8, 28672, 4096, 1 },
+        { "small16", 16, 10240, 8192, 3 }, { "wgmma128", 128, 10240, 8192, 3 },
+        { "small8", 8, 57344, 8192, 1 }, { "small8", 8, 4096, 4096, 4 },
+        { "small8", 8, 64, 512, 1 }, { "small8", 8, 1024, 8192, 14 },
+        { "tile32", 32, 8192, 8192, 4 }, { "tile32", 32, 28672, 4096, 1 },
+        { "tile64", 64, 8192, 28672, 4 }, { "tile64", 512, 8192, 8192, 1 },
+        { "wgmma128", 128, 8192, 8192, 4 }, { "wgmma128", 512, 8192, 8192, 1 },
+    };
+    for (const auto &row : rows) {
+        Case c;
+        c.tactic = row.tactic;
+        c.m = row.m, c.n = row.n, c.k = row.k;
+        nib_gemm_options o = options_of(c);
+        nib_gemm_tactic  all[NIB_GEMM_TACTICS];
+        nib_device_info  info = {};
+        char             why[NIB_WHY_BYTES] = "";
+        info.compute_capability = 90, info.processors = 132;
+        o.layout = NIB_GEMM_LAYOUT_SM80;
+        const int32_t count = nib_cuda_gemm_tactics(&o, &info, all, why);
+        int32_t       found = 0;
+        for (int32_t i = 0; i < count; i++) {
+            if (!strcmp(all[i].name, row.tactic))
+                (void)nib_cuda_gemm_need(&o, &info, &all[i], row.m, &found);
+        }
+        EXPECT(found == row.splits, "%s, %lld x %lld x %lld: %d splits, not %d", row.tactic,
+               (long long)row.m, (long long)row.n, (long long)row.k, found, row.splits);
+    }
+}
+
 /* A token's bits are the same by both kernels, and whatever other tokens there are. */
 NIB_TEST(GemmSmallEmu, KernelsAndNumbersOfTokensAgree)
 {

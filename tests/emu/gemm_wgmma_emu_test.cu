@@ -1,36 +1,9 @@
 /* gemm_wgmma_emu_test.cu: products by Hopper's wgmma keep gemm.h's bound, are exact where nothing
  * rounds, and a token's bits do not depend on other tokens. */
 #include "tests/emu/gemm_case.h"
+#include "tests/emu/hopper.h"
 
 namespace {
-
-/* The device of this test: an emulated sm_90, or a GPU, if it is one. */
-class Hopper {
-public:
-    Hopper()
-    {
-#if NIB_ON_EMULATOR
-        if (NIB_EMU_ARCH > 90) return;
-        nib_emu_set_architecture(90);
-#endif
-        is_ = info_of(0).compute_capability == 90;
-    }
-    ~Hopper()
-    {
-#if NIB_ON_EMULATOR
-        nib_emu_set_architecture(NIB_EMU_ARCH);
-        nib_emu_reset();
-#endif
-    }
-    explicit operator bool() const { return is_; }
-
-private:
-    bool is_ = false;
-};
-
-#define ON_HOPPER()      \
-    const Hopper hopper; \
-    if (!hopper) SKIP("no GPU of compute capability 9.0, nor an emulated one")
 
 Case wgmma_case(int bf16, nib_format format)
 {
@@ -146,7 +119,7 @@ NIB_TEST(GemmWgmmaEmu, NonfiniteValuesStayWhereTheyAre)
     }
 }
 
-/* Compute capability 9.0 alone has it, for F32 sums; plans leave it out until a GPU has run it. */
+/* Compute capability 9.0 alone has it, for F32 sums; its plans too, where tile64 would be. */
 NIB_TEST(GemmWgmmaEmu, OfferedWhereItIs)
 {
     for (const int capability : { 80, 89, 90, 100, 120 }) {
@@ -166,7 +139,15 @@ NIB_TEST(GemmWgmmaEmu, OfferedWhereItIs)
             };
             EXPECT(is_in(nib_cuda_gemm_tactics(&o, &info, all, why))
                        == (capability == 90 && !f16_sums), "sm_%d, %d", capability, f16_sums);
-            EXPECT(!is_in(nib_cuda_gemm_plan(&o, &info, all, why)), "sm_%d's plan", capability);
+            const int count = nib_cuda_gemm_plan(&o, &info, all, why);
+            EXPECT(is_in(count) == (capability == 90 && !f16_sums), "sm_%d's plan", capability);
+            for (int i = 0; i < count; i++) {
+                const bool wgmma = !strcmp(all[i].name, "wgmma128");
+                EXPECT(!wgmma || (all[i].m_low == 65 && all[i].m_high == 512), "%lld to %lld",
+                       (long long)all[i].m_low, (long long)all[i].m_high);
+            }
+            o.batch_invariant = 1;
+            EXPECT(!is_in(nib_cuda_gemm_plan(&o, &info, all, why)), "sm_%d, invariant", capability);
         }
     }
 }

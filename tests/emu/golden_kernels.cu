@@ -1,8 +1,9 @@
-/* golden_kernels.cu: one kernel for each wrapper of ptx.cuh, named for it, so that the PTX of each
- * can be read by itself; see ptx_golden_test.sh. "want" gives what must stand in it; "want 100f",
- * on targets from that one on, with an f only those of a family or one architecture; "want 90a", on
- * that one alone. */
-#include "kernels/cuda/ptx.cuh"
+/* golden_kernels.cu: one kernel for each wrapper of ptx.cuh and ptx_wgmma.cuh, named for it, so
+ * that the PTX of each can be read by itself; see ptx_golden_test.sh. "want" gives what must stand
+ * in it; "want 100f", on targets from that one on, with an f only those of a family or one
+ * architecture; "want 90a", on that one
+ * alone. */
+#include "kernels/cuda/ptx_wgmma.cuh"
 
 #define SHARED_AND_LANE                                            \
     NIB_SHARED_DYNAMIC(smem);                                      \
@@ -72,6 +73,11 @@ __global__ void golden_fence_proxy_async() { nib_ptx::fence_proxy_async(); }
     }
 WGMMA(f16_f32)  /* want 90a wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {%, %, %, %, */
 WGMMA(bf16_f32) /* want 90a wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%, %, %, %, */
+
+/* want 90 griddepcontrol.launch_dependents */
+__global__ void golden_grid_launch_dependents() { nib_ptx::grid_launch_dependents(); }
+/* want 90 griddepcontrol.wait */
+__global__ void golden_grid_dependency_wait() { nib_ptx::grid_dependency_wait(); }
 
 /* want bar.sync %, % */
 __global__ void golden_bar_sync(int id) { nib_ptx::bar_sync(id, 64); }

@@ -2,7 +2,8 @@
  * each of its rules gives when it is broken. Where elements lie is written here once more, from the
  * figures of the PTX ISA's "Asynchronous warpgroup level matrix instructions". */
 #include "kernels/common/half.h"
-#include "tests/emu/emu_test.h"
+#include "kernels/cuda/ptx_wgmma.cuh"
+#include "tests/emu/hopper.h"
 
 #include <math.h>
 #include <string.h>
@@ -75,25 +76,6 @@ __global__ static void multiply(const uint16_t *a, const uint16_t *b, float *d, 
     for (int i = 0; i < 64; i++) mine[i / 2 % 2 * 8 * N + 8 * (i / 4) + i % 2] = sum[i];
 }
 
-static bool is_hopper() /* a GPU of another kind has no wgmma */
-{
-#if NIB_ON_EMULATOR
-    if (NIB_EMU_ARCH > 90) return false;
-    nib_emu_set_architecture(90);
-#endif
-    int major = 0;
-    EXPECT_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
-    return major == 9;
-}
-
-static void is_over()
-{
-#if NIB_ON_EMULATOR
-    nib_emu_set_architecture(NIB_EMU_ARCH);
-    nib_emu_reset();
-#endif
-}
-
 /* exact: small integers, whose sums no order of additions rounds. */
 template <bool bf16> static void expect_product(bool exact, uint64_t seed)
 {
@@ -139,14 +121,13 @@ template <bool bf16> static void expect_product(bool exact, uint64_t seed)
 
 NIB_TEST(EmuWgmma, Products)
 {
-    if (!is_hopper()) SKIP("no GPU of compute capability 9.0, nor an emulated one");
+    ON_HOPPER();
     each_schedule([] {
         for (uint64_t seed = 1; seed <= 2; seed++) {
             expect_product<false>(seed % 2, seed);
             expect_product<true>(seed % 2, seed);
         }
     });
-    is_over();
 }
 
 #if NIB_ON_EMULATOR
@@ -185,7 +166,7 @@ NIB_TEST(EmuWgmma, Faults)
         { ROW_LEFT, "leave their row" },
         { OUTSIDE, "outside of dynamic shared memory" },
     };
-    if (NIB_EMU_ARCH > 90) SKIP("kernels of this build do not run on sm_90");
+    ON_HOPPER();
     for (int s = 0; s < NIB_EMU_SCHEDULES; s++) {
         nib_emu_reset();
         nib_emu_set_schedule((nib_emu_schedule)s, 3);
@@ -195,6 +176,5 @@ NIB_TEST(EmuWgmma, Faults)
         expect_fault(NONE, "sm_90a alone has it");
     }
     nib_emu_set_schedule(NIB_EMU_FORWARD, 1);
-    is_over();
 }
 #endif
