@@ -1,7 +1,8 @@
 #!/bin/bash
-# profiles/: what the run scripts ask ncu and nsys for, seen by fakes of both that write down their
-# arguments; what they say where something is missing; the tables of summarize.py, from synthetic
-# exports; that qbench --profile marks one call. Needs neither a GPU nor Nsight.
+# profiles/: the table of predicted products; what the run scripts ask ncu and nsys for, seen by
+# fakes of both that write down their arguments; what they say where something is missing; tables
+# of summarize.py, from synthetic exports; that qbench --profile marks one call. Needs neither a GPU
+# nor Nsight.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$(realpath "${BUILD:-build}")
@@ -49,6 +50,10 @@ sed 's/gpu__time_duration.sum/gpu__other.sum/' $golden/ncu_raw.csv >"$work/time.
 fails "no time" "so there is no rate" summarize "$work/time.csv"
 sed 's/3000,1,3000.0/much,1,3000.0/' $golden/nsys_cuda_gpu_kern_sum.csv >"$work/much.csv"
 fails "no number" "much.csv:4: 'much' is no number for Total Time (ns)" summarize "$work/much.csv"
+
+# ---- predictions: what the page shows is what its script says ----
+python3 profiles/predicted/products.py | grep -vxFf profiles/predicted/README.md &&
+    fail "profiles/predicted/README.md lacks these lines of products.py"
 
 # ---- the run scripts, with a PATH that has no tool but those that are put there ----
 mkdir "$work/bin"
