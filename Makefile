@@ -1,6 +1,6 @@
 # nibble. Variables, rules, targets. Probes the compiler's processor and, in cuda.mk, for nvcc.
 #
-#   make              library, tools, CUDA backend  make test      everything a change must pass
+#   make              library, tools, CUDA backend  make test      what a change must pass
 #   make quickstart   quantize a real model         make help      all targets
 #
 # BUILD= folder   CC= CXX= CFLAGS= LDFLAGS= as usual   V=1 shows commands   PREFIX= DESTDIR= libdir=
@@ -106,6 +106,7 @@ AVX2     := -mavx2 -mfma -mf16c
 AVX512   := $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
 $(BUILD)/%_avx2.c.o: ALL_CFLAGS += $(if $(filter x86_64,$(PROCESSOR)),$(AVX2))
 $(BUILD)/%_avx512.c.o: ALL_CFLAGS += $(if $(filter x86_64,$(PROCESSOR)),$(AVX512))
+$(BUILD)/kernels/cpu/%.o: ALL_CFLAGS += $(KERNEL_CFLAGS)
 $(BUILD)/host/tools/%.o: CPPFLAGS += -DNIB_COMMIT='"$(COMMIT)"' -DNIB_BUILD_DIR='"$(BUILD)"'
 $(BUILD)/tests/%.o: CPPFLAGS += -DNIB_BUILD_DIR='"$(BUILD)"' $(TOOLKIT)
 # One test compares the arithmetic with the CUDA toolkit's headers, where they are.
@@ -140,7 +141,8 @@ lenient  = $(filter-out -Werror all-warnings,$(1))
 remember_flags = mkdir -p $(@D); for werror in $(or $(WERROR),'' -Werror); do \
     printf '%s\n' '$(call lenient,$(1))' "$$werror" | cmp -s - $@ && exit; done; \
     printf '%s\n' '$(call lenient,$(1))' '$(WERROR)' > $@
-FLAGS := $(CC) $(CXX) $(ALL_CFLAGS) $(ALL_CXXFLAGS) $(EMU_CXXFLAGS) $(LDFLAGS) $(NVTX)
+FLAGS := $(CC) $(CXX) $(ALL_CFLAGS) $(ALL_CXXFLAGS) $(EMU_CXXFLAGS) $(LDFLAGS) $(NVTX) \
+         $(KERNEL_CFLAGS)
 $(BUILD)/flags: FORCE
 	@$(call remember_flags,$(FLAGS))
 $(BUILD)/commit: FORCE
@@ -150,12 +152,13 @@ $(BUILD)/commit: FORCE
 
 # ---- for people ------------------------------------------------------------------------
 
-.PHONY: quickstart demo-qat bench test check test-full tests suite emulated sanitize fuzz fuzzers \
-        aarch64-test gpu-test gpu-sanitize evidence
+.PHONY: quickstart demo-qat bench test cuda-test check test-full tests suite emulated sanitize \
+        fuzz fuzzers aarch64-test gpu-test gpu-sanitize evidence
 ## quickstart: installs what is missing, builds, quantizes a real model (MODEL=path: your own)
 quickstart:
 	@scripts/bootstrap.sh build
-	@+$(MAKE) --no-print-directory BUILD=$(BUILD) WERROR= all
+	@+$(MAKE) --no-print-directory BUILD=$(BUILD) WERROR= \
+	    $(shell nvidia-smi -L >/dev/null 2>&1 || echo CUDA=0) all
 	@scripts/quickstart.sh $(BUILD)
 
 ## demo-qat: trains a small Llama, quantizes it, trains on with fake-quantize: table and chart
@@ -168,7 +171,7 @@ demo-qat:
 bench: all
 	$(BUILD)/qbench $(or $(BENCH_ARGS),quantize)
 
-## test: everything a change must pass; its last line is "N passed, N failed, N skipped"
+## test: what a change must pass; its last line is "N passed, N failed, N skipped"
 test:
 	@scripts/bootstrap.sh test
 	@+scripts/run_tests.sh test
@@ -178,10 +181,15 @@ check:
 	@scripts/bootstrap.sh test
 	@+scripts/run_tests.sh check
 
-## test-full: test, then sanitizers, other compilers and flags, threads, long fuzzing
+## cuda-test: and by nvcc: spills, registers, instructions; the suite on a GPU if there is one
+cuda-test:
+	@scripts/bootstrap.sh test
+	@+scripts/run_tests.sh cuda
+
+## test-full: both, then sanitizers, other compilers and flags, threads, long fuzzing
 test-full:
 	@scripts/bootstrap.sh test
-	@+scripts/run_tests.sh test sanitize full fuzz
+	@+scripts/run_tests.sh test cuda sanitize full fuzz
 
 tests: suite $(EMULATED) $(EMU_LIBS)
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs groups of tests and sums them up:
 #
-#   scripts/run_tests.sh check|test|sanitize|full|fuzz|aarch64 ...
+#   scripts/run_tests.sh check|test|cuda|sanitize|full|fuzz|aarch64 ...
 #
 # BUILD, CC, CXX as for make. FUZZ_SECONDS for each fuzzer (60). FULL_PART=N runs one of the
 # parts of "full", the N-th modulo their number. Each check that is not a Google Test counts as
@@ -151,22 +151,30 @@ style_checks() {
     end_begun
 }
 
+# filter ALL LEFT-OUT...: Google Test's, of the tests in $only, or ALL, without those in each list.
+only=
+filter() {
+    local list out=
+    for list in "${@:2}"; do out+=${list:+:$list}; done
+    echo "${only:-$1}${out:+-${out#:}}"
+}
+
 # The C suite on a CUDA device, and where there is none: tests/device_fixture.h.
-on_cuda() { # NAME FOLDER LIBRARY [LEFT-OUT]
+on_cuda() { # NAME FOLDER LIBRARY LEFT-OUT...
     NIBBLE_TEST_DEVICE=cuda NIBBLE_CUDA_LIBRARY=$(realpath "$3") \
-        suite "$1" "$2/tests/all" --gtest_filter="OnDevice*${4:+-$4}"
+        suite "$1" "$2/tests/all" --gtest_filter="$(filter "OnDevice*" "${@:4}")"
 }
 # Tests of kernels, and that suite, on the emulator. A sanitizer, NAME, ends the program at a bad
 # access, which the emulator alone takes for a fault of the device. On sm_100 the long tests of
 # kernels that are the same objects for both targets (EMU_BY_TARGET) are left to "full".
 one_for_both="CudaGptq.*:CudaHessian.*:StepsEmu.*:StepCodesEmu.*:ObserveEmu.*:OnDeviceGptq*:\
 OnDeviceHessian*:OnDeviceSteps.*:OnDeviceStepCodes.*:OnDeviceObserve.*:OnDeviceStats.*"
-on_emulator() { # FOLDER TARGET SCHEDULE [NAME]: 80 has no hardware conversions, 100 does
-    local out=
-    [ "$2" = 80 ] || out=$one_for_both
+on_emulator() { # FOLDER TARGET SCHEDULE [NAME [LEFT-OUT]]: 80 has no hardware conversions, 100 does
+    local same=
+    [ "$2" = 80 ] || same=$one_for_both
     NIB_EMU_REPORT=$logs/kernels_emulated NIB_EMU_SCHEDULE=$3 \
         suite "kernels, emulated sm_$2, $3${4:+, $4}" "$1/tests/emulated${2#80}" \
-            --gtest_filter="*${out:+-$out}"
+            --gtest_filter="$(filter "*" "$same" "${5:-}")"
     on_emulated "$@"
 }
 kernels_emulated() {
@@ -174,31 +182,44 @@ kernels_emulated() {
         "$logs/kernels_emulated"
 }
 on_emulated() {
-    local library=$1/emulated${2#80}/libnibble_cuda.so out=${4:+OnDeviceFault.WildPointer}
+    local library=$1/emulated${2#80}/libnibble_cuda.so same=
     [ -e "$library" ] || return 0
-    [ "$2" = 80 ] || out=$out${out:+${one_for_both:+:}}$one_for_both
+    [ "$2" = 80 ] || same=$one_for_both
     NIB_EMU_REPORT=$logs/kernels_emulated NIB_EMU_SCHEDULE=$3 \
-        on_cuda "suite on emulated cuda, sm_$2, $3${4:+, $4}" "$1" "$library" "$out"
+        on_cuda "suite on emulated cuda, sm_$2, $3${4:+, $4}" "$1" "$library" "$same" "${5:-}" \
+            "${4:+OnDeviceFault.WildPointer}"
 }
-on_gpu() {
-    if [ ! -e "$BUILD/libnibble_cuda.so" ]; then
-        step "suite on cuda" skipped "this build has no CUDA backend: nvcc 12.8 or later is missing"
-    elif ! nvidia-smi -L >/dev/null 2>&1; then
-        step "suite on cuda" skipped "this machine has no GPU"
-    else
+cuda_done=
+# nvcc's build takes half as long as all of "test", which leaves it out where there is no GPU.
+group_cuda() {
+    local script
+    [ -z "$cuda_done" ] || return 0
+    cuda_done=1
+    if [ "$(scripts/nvcc.sh | head -c 2)" != ok ]; then
+        step "CUDA build" skipped "nvcc 12.8 or later is missing"
+        return
+    fi
+    build "CUDA build" all CUDA=1 || return
+    for script in cuda_gates cuda_library install; do
+        CUDA=1 begin "${script}_test, with CUDA" "tests/${script}_test.sh"
+    done
+    end_begun
+    if nvidia-smi -L >/dev/null 2>&1; then
         on_cuda "suite on cuda" "$BUILD" "$BUILD/libnibble_cuda.so"
+    else
+        step "suite on cuda" skipped "this machine has no GPU"
     fi
 }
 skipped() { echo "$1"; return 77; }
 # clang runs no kernel of the emulator's: it only has to take them, for which it need not optimise.
-with_clang=(CC=clang CXX=clang++ WERROR=-Werror CFLAGS=-O2 CXXFLAGS=-O0 EMU_SHARE=0)
-cpu_suite() { # without graphs and faults, which the CPU does not have
-    suite "$1" "${@:2}" --gtest_filter="-OnDeviceGraph.*:OnDeviceFault.*"
+with_clang=(CC=clang CXX=clang++ WERROR=-Werror CFLAGS=-O2 CXXFLAGS=-O0 EMU_SHARE=0 CUDA=0)
+cpu_suite() { # NAME LEFT-OUT COMMAND...: without graphs and faults, which the CPU does not have
+    suite "$1" "${@:3}" --gtest_filter="$(filter "*" "OnDeviceGraph.*:OnDeviceFault.*" "$2")"
 }
 
 group_check() {
     if build "build" all tests CUDA=0; then
-        cpu_suite "test suite" "$BUILD/tests/all"
+        cpu_suite "test suite" "" "$BUILD/tests/all"
         rm -f "$logs/kernels_emulated"
         on_emulator "$BUILD" 80 forward
         on_emulator "$BUILD" 100 skew
@@ -208,10 +229,10 @@ group_check() {
 }
 
 group_test() {
-    local script scripts=
+    local script scripts="tests/cuda_gates_test.sh" # of group_cuda
     group_check
-    build "libraries and tools" all
-    on_gpu
+    local wanted=${CUDA:-auto}
+    local -x CUDA=0
     for script in tests/{emu_bugs,kernel_bugs,qat_demo}_test.sh tests/*_test.sh; do
         case " $scripts " in *" $script "*) continue ;; esac # the longest came first
         scripts+=" $script"
@@ -220,59 +241,82 @@ group_test() {
     end_begun
     step "symbols" scripts/abi/symbols.sh "$BUILD"
     step "abi" scripts/abi/abi.sh check "$BUILD/libnibble.so"
-    build "build with clang" all tests BUILD="$BUILD/clang" "${with_clang[@]}" CUDA=0 &&
-        step "one object for both targets" scripts/checks/emu_targets.sh "$BUILD/clang" \
-            gptq hessian steps step_codes observe tensor_stats # one_for_both
+    build "build with clang" all suite BUILD="$BUILD/clang" "${with_clang[@]}"
     build "build without packages" -f scripts/plain.mk BUILD="$BUILD/plain" OPT=-O0 \
         "$BUILD/plain/tests/all"
-    aarch64_arithmetic
+    aarch64_arithmetic "$slow_on_aarch64"
+    if [ "$wanted" != 0 ] && nvidia-smi -L >/dev/null 2>&1; then CUDA=$wanted group_cuda; fi
 }
 
-# Cross-compiled, under qemu. The arithmetic is a part of test; the kernels, which take longest, are
-# one of test-full.
+# Cross-compiled, under qemu. The arithmetic is a part of test, but for what takes 10 seconds and
+# more; that and the kernels are one of test-full.
+slow_on_aarch64="OnDeviceGemm.*:OnDeviceGemmBackward.*:OnDeviceGemmFar.*:OnDeviceGemmPlan.*:\
+OnDeviceGemmValue.*:Search.LossAgainst*:OnDeviceFakequant.OutputsOf*:OnDeviceStats.PartialSums*:\
+OnDeviceCalibrate.As*:OnDeviceExact.Every16Bit*:OnDeviceEquality.EveryFormatPreset*"
 on_aarch64() { # TEST-PROGRAM...
     build "build for aarch64" -f scripts/plain.mk "${@/#/$BUILD/aarch64/tests/}" \
         BUILD="$BUILD/aarch64" STATIC=-static CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++
 }
-aarch64_arithmetic() {
-    on_aarch64 all && cpu_suite "arithmetic on aarch64" qemu-aarch64 "$BUILD/aarch64/tests/all"
+aarch64_arithmetic() { # LEFT-OUT
+    on_aarch64 all &&
+        cpu_suite "arithmetic on aarch64" "$1" qemu-aarch64 "$BUILD/aarch64/tests/all"
 }
 aarch64_kernels() {
     on_aarch64 emulated &&
         suite "kernels, emulated, on aarch64" qemu-aarch64 "$BUILD/aarch64/tests/emulated"
 }
 group_aarch64() {
-    aarch64_arithmetic
+    aarch64_arithmetic ""
     aarch64_kernels
 }
 
 # tests/emu_bugs_test.sh builds some of it before, with the same flags. -O1: what gcc takes to
-# compile these checks at -O2 is five times as long where loops are long.
-group_sanitize() {
+# compile these checks at -O2 is five times as long where loops are long. The tests that take most
+# of the time so, and the emulated sm_100, are one of test-full.
+build_sanitized() { # TARGET...
     local checks="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
-    build "build with sanitizers" tests BUILD="$BUILD/sanitize" CFLAGS="-O1 -g" SAN="$checks" &&
-        ASAN_OPTIONS=detect_stack_use_after_return=1 \
-            cpu_suite "test suite, sanitized" "$BUILD/sanitize/tests/all" &&
-        on_emulator "$BUILD/sanitize" 80 random sanitized &&
-        on_emulator "$BUILD/sanitize" 100 reverse sanitized
+    build "build with sanitizers" "$@" BUILD="$BUILD/sanitize" CFLAGS="-O1 -g" SAN="$checks" CUDA=0
+}
+sanitized_suite() { # LEFT-OUT
+    ASAN_OPTIONS=detect_stack_use_after_return=1 \
+        cpu_suite "test suite, sanitized" "$1" "$BUILD/sanitize/tests/all"
+}
+slow_sanitized="TransformEmu.NormsOfWholeRows:TransformEmu.RowsThatAreReadTwice:CudaGptq.IsTheCpus:\
+CudaGptq.TakesIntegers:CudaBench.ArithmeticCounts*:FakeQuantEmu.ThreadsTake*:StepsEmu.BlocksTake*:\
+OnDeviceGptqScales.HessianSearchIsExact:OnDeviceGptqSteps.EveryElementAndGroup:\
+OnDeviceGptqSteps.LargerThanOneTile:OnDeviceEquality.MoreRows*:OnDeviceEquality.EveryFormatPreset*:\
+OnDeviceGemmPlan.BatchInvariant*:OnDeviceBatch.MoreMatrices*:OnDeviceStats.PartialSums*:\
+OnDeviceTransform.LongRowsAndManyRows:Qbench.WrongUsage*:OnDeviceGptqLoss.*:\
+OnDeviceGptqSteps.Loss*:OnDeviceGptqScales.Loss*:Search.LossAgainst*"
+group_sanitize() {
+    build_sanitized suite "$BUILD/sanitize/"{tests/emulated,emulated/libnibble_cuda.so} &&
+        sanitized_suite "$slow_sanitized" &&
+        on_emulator "$BUILD/sanitize" 80 random sanitized "$slow_sanitized"
+}
+full_sanitized() {
+    build_sanitized tests || return
+    on_emulator "$BUILD/sanitize" 100 reverse sanitized "$slow_sanitized"
+    local only=$slow_sanitized
+    sanitized_suite "" && on_emulator "$BUILD/sanitize" 80 random sanitized
 }
 
 # A suite built again with other means: the bits must stay. The emulated backend, for tests of
 # qbench, is C++, whose flags do not change.
 other() { # NAME FOLDER MAKE-ARGUMENTS...
-    local name=$1 folder=$BUILD/$2 what=suite
+    local name=$1 folder=$BUILD/$2
     shift 2
-    if [ "$folder" = "$BUILD/clang" ]; then
-        what=tests # as group_test
-    else
-        build "build" "$BUILD/emulated/libnibble_cuda.so" CUDA=0 || return
-        mkdir -p "$folder/emulated"
-        ln -sf "$(realpath "$BUILD/emulated/libnibble_cuda.so")" "$folder/emulated/"
-    fi
-    build "build, $name" $what BUILD="$folder" WERROR= "$@" &&
-        cpu_suite "test suite, $name" "$folder/tests/all"
+    build "build" "$BUILD/emulated/libnibble_cuda.so" CUDA=0 || return
+    mkdir -p "$folder/emulated"
+    ln -sf "$(realpath "$BUILD/emulated/libnibble_cuda.so")" "$folder/emulated/"
+    build "build, $name" suite BUILD="$folder" WERROR= "$@" &&
+        cpu_suite "test suite, $name" "" "$folder/tests/all"
 }
-full_clang()   { other "clang" clang "${with_clang[@]}"; }
+full_clang() {
+    build "build, clang" all tests BUILD="$BUILD/clang" "${with_clang[@]}" || return
+    step "one object for both targets" scripts/checks/emu_targets.sh "$BUILD/clang" \
+        gptq hessian steps step_codes observe tensor_stats # one_for_both
+    cpu_suite "test suite, clang" "" "$BUILD/clang/tests/all"
+}
 full_native() {
     other "-O3 -march=native" native CFLAGS="-O3 -march=native"
     step "build for a GPU" env CUDA_ARCHS=sm_90a BUILD="$BUILD/for-gpu" scripts/gpu_test.sh build
@@ -280,10 +324,10 @@ full_native() {
 full_plain()   { other "-O0" O0 CFLAGS=-O0; }
 full_threads() {
     build "build" tests || return
-    OMP_NUM_THREADS=1 cpu_suite "test suite, 1 thread" "$BUILD/tests/all"
-    OMP_NUM_THREADS=7 cpu_suite "test suite, 7 threads" "$BUILD/tests/all"
-    aarch64_kernels # here because this part is short
+    OMP_NUM_THREADS=1 cpu_suite "test suite, 1 thread" "" "$BUILD/tests/all"
+    OMP_NUM_THREADS=7 cpu_suite "test suite, 7 threads" "" "$BUILD/tests/all"
 }
+full_aarch64() { group_aarch64; }
 # clang's OpenMP tells the thread sanitizer about its barriers; gcc's does not. The sanitizer
 # starts by writing a file of its own that is larger than FullDisk's limit lets any file be.
 build_tsan() {
@@ -330,8 +374,8 @@ full_bugs2()     { kernel_bugs 2/3; }
 full_bugs3()     { kernel_bugs 3/3; }
 full_bugs_tsan() { kernel_bugs tsan; }
 # Parts of some 20 minutes at most, so that CI can take its turn with one in each run.
-full_parts=(clang native plain threads tsan tsan_emulator floats emulator80 emulator100
-            emu_bugs bugs1 bugs2 bugs3 bugs_tsan)
+full_parts=(clang native plain threads aarch64 sanitized tsan tsan_emulator floats emulator80
+            emulator100 emu_bugs bugs1 bugs2 bugs3 bugs_tsan)
 group_full() {
     local parts=("${full_parts[@]}") part
     if [ -n "${FULL_PART:-}" ]; then
@@ -352,8 +396,10 @@ fuzz_one() {
 }
 group_fuzz() {
     local source stem stems=()
-    # WERROR=: clang warns that loops with instruments in them do not become vectors.
+    # WERROR=: clang warns that loops with instruments in them do not become vectors. Fuzzers read
+    # files: kernels, with whose loops and these checks clang takes minutes, do without.
     build "build fuzzers" fuzzers BUILD="$BUILD/fuzz" CC=clang CXX=clang++ WERROR= \
+        KERNEL_CFLAGS=-fno-sanitize=undefined \
         SAN="-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all" || return
     for source in tests/fuzz/*_fuzz.c; do
         [ ! -e "$source" ] || stems+=("$(basename "$source" .c)")
@@ -366,9 +412,9 @@ group_fuzz() {
 
 for group in "$@"; do
     case $group in
-    check|test|sanitize|full|fuzz|aarch64) "group_$group" ;;
+    check|test|cuda|sanitize|full|fuzz|aarch64) "group_$group" ;;
     *)
-        echo "run_tests: no group '$group': check, test, sanitize, full, fuzz, aarch64" >&2
+        echo "run_tests: no group '$group': check, test, cuda, sanitize, full, fuzz, aarch64" >&2
         exit 2 ;;
     esac
 done

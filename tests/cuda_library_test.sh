@@ -88,9 +88,9 @@ $cc "${flags[@]}" $consumer -o "$work/bin/mixed" -Wl,-u,nib_cuda_table_v1 "$work
     -L"$work/lib" -lnibble -Wl,-rpath,"$work/lib" -lpthread
 says "linked, with libnibble.so" "asked linked" "$work/bin/mixed"
 
-# ---- the real one, if it was built ----
+# ---- the real one, if it was built, and is not left from before ----
 real=$build/libnibble_cuda.so
-if [ -e "$real" ]; then
+if [ "${CUDA:-}" != 0 ] && [ -e "$real" ]; then
     names=$(nm -D --defined-only "$real" | awk '{print $NF}' | sed 's/@.*//' | tr '\n' ' ')
     [ "$names" = "nib_cuda_table_v1 " ] || fail "libnibble_cuda.so exports $names"
     readelf -d "$real" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' |
