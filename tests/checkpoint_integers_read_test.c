@@ -165,6 +165,7 @@ static int write_folder(const broken *b, const char *groups)
 #define SYMMETRIC(b) "\"symmetric\":" #b
 #define STRATEGY(s)  "\"strategy\":\"" s "\""
 #define TYPE(s)      "\"type\":\"" s "\""
+#define ORDER(s)     "\"actorder\":" s
 #define OWN          BITS(4) "," SIZE(32) "," STRATEGY("group") "," SYMMETRIC(false)
 
 NIB_TEST(CheckpointIntegers, ConfigurationAgainstTensors)
@@ -186,6 +187,12 @@ NIB_TEST(CheckpointIntegers, ConfigurationAgainstTensors)
         { "m.weight_zero_point", GROUP("0", "Linear", SYMMETRIC(true)), NULL },
         { "m.weight_zero_point", GROUP("0", "Linear", OWN), "m.weight_packed has no "
                                                             "weight_zero_point, but config.json" },
+        { "", GROUP("0", "Linear", OWN "," ORDER("\"weight\"")), NULL },
+        { "", GROUP("0", "Linear", OWN "," ORDER("null")), NULL },
+        { "", GROUP("0", "Linear", OWN "," ORDER("\"group\"")), "m.weight_packed has no "
+                                                                  "weight_g_idx" },
+        { "", GROUP("0", "m", OWN "," ORDER("true")), "config.json says by its actorder" },
+        { "", GROUP("0", "a", OWN "," ORDER("\"group\"")) "," GROUP("1", "b", OWN), NULL },
         /* The group that names the module decides; else what all say alike. */
         { "", GROUP("0", "a", BITS(8) "," SIZE(64)) "," GROUP("1", "m", OWN), NULL },
         { "", GROUP("0", "m", BITS(8)) "," GROUP("1", "Linear", OWN), "config.json says 8 bits" },

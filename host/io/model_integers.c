@@ -14,6 +14,7 @@ typedef struct said {
     int64_t bits;      /* 0: nothing */
     int64_t group;     /* 0: nothing; ROW: one step for the row */
     int     symmetric; /* -1: nothing */
+    int     indexed;   /* 1: columns go to groups by weight_g_idx */
 } said;
 
 static const json_t *groups_of(const json_t *config)
@@ -38,6 +39,13 @@ nib_status nib_integers_named(const json_t *config, json_t **named)
     return NIB_OK;
 }
 
+/* compressed-tensors: "group", "dynamic" or true; "weight" and "static" reorder nothing stored. */
+static int is_indexed(const json_t *order)
+{
+    const char *name = json_string_value(order);
+    return name ? !strcmp(name, "group") || !strcmp(name, "dynamic") : json_is_true(order);
+}
+
 static said said_by(const json_t *weights)
 {
     const json_t *symmetric = json_object_get(weights, "symmetric");
@@ -47,14 +55,15 @@ static said said_by(const json_t *weights)
     const int by_group = !strategy || !strcmp(strategy, "group");
     return (said){ .bits = json_integer_value(json_object_get(weights, "num_bits")),
                    .group = by_row ? ROW : by_group && group > 0 ? group : 0,
-                   .symmetric = json_is_boolean(symmetric) ? json_is_true(symmetric) : -1 };
+                   .symmetric = json_is_boolean(symmetric) ? json_is_true(symmetric) : -1,
+                   .indexed = by_group && is_indexed(json_object_get(weights, "actorder")) };
 }
 
 /* Of the group that names the module; else what all groups of integers say alike: their targets may
  * be classes or patterns. */
 static said said_of(const nib_model *m, const char *weight)
 {
-    said all = { 0, 0, -1 };
+    said all = { 0, 0, -1, 0 };
     int n = 0;
     const char *key;
     json_t *group;
@@ -73,6 +82,7 @@ static said said_of(const nib_model *m, const char *weight)
         if (s.bits != all.bits) all.bits = 0;
         if (s.group != all.group) all.group = 0;
         if (s.symmetric != all.symmetric) all.symmetric = -1;
+        if (!s.indexed) all.indexed = 0;
     }
     return all;
 }
@@ -94,6 +104,9 @@ static nib_status check_said(const nib_model *m, const nib_integer_parts *p, con
     NIB_REQUIRE(s->symmetric != 0 || p->zeros, NIB_ERR_FORMAT,
                 "%s: %s has no weight_zero_point, but config.json says that it is not symmetric",
                 m->path, p->words->name);
+    NIB_REQUIRE(!s->indexed || groups == 1, NIB_ERR_FORMAT,
+                "%s: %s has no weight_g_idx, but config.json says by its actorder that columns go "
+                "to groups by one", m->path, p->words->name);
     return NIB_OK;
 }
 
